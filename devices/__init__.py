@@ -1,0 +1,1 @@
+"""Where a network runs: device profiles, boards, flashing and the measurement store."""
