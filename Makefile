@@ -1,0 +1,51 @@
+# Every target does its whole set-up: the Debian packages, then .venv with the pinned Python packages. Both are done
+# once, and again when pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+BOARDS := $(notdir $(patsubst %/,%,$(dir $(wildcard firmware/boards/*/board.mk))))
+C_FILES = $(shell find firmware -name '*.[ch]')
+
+.PHONY: setup system demo test lint format firmware clean
+.DELETE_ON_ERROR:
+
+setup: $(STAMP)
+
+system:
+	@PYTHON='$(PYTHON)' bash scripts/system-packages.sh
+
+$(STAMP): pyproject.toml constraints.txt | system
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/tinynas run --device stm32f405 --data fashion-mnist -o studies/demo
+
+# Two workers, so one thread each: torch and tensorflow would otherwise take every core twice.
+test: setup
+	OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(C_FILES)
+
+firmware: setup $(BOARDS:%=firmware-%)
+
+firmware-%:
+	$(MAKE) -C firmware BOARD=$* MODEL_DIR=harness/sample_model OUT=../build/firmware/$*
+
+# Studies and .venv stay: the first are results, the second takes minutes to make again.
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find tinynas devices export tests -name __pycache__ -type d -prune -exec rm -rf {} +
