@@ -85,7 +85,7 @@ def same_conv2d(inputs: Tensor, weight: Tensor, bias: Tensor | None, stride: tup
 class SameConv2d(nn.Conv2d):
     """`torch.nn.Conv2d` whose padding is TensorFlow's SAME, whatever the input's size."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class names it so
+    def forward(self, input: Tensor) -> Tensor:
         return same_conv2d(input, self.weight, self.bias, cast(tuple[int, int], self.stride), self.groups)
 
 
