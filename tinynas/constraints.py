@@ -123,7 +123,7 @@ class Limits:
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise SearchError(f"the limit {name} = {value!r} is not a positive number; give it in {_unit(name)}")
+                raise SearchError(f"the limit {name} = {value!r} is not a positive number of {CONSTRAINTS[name].unit}")
             checked[name] = value
         return cls(**checked)
 
@@ -138,9 +138,10 @@ class Limits:
             if constraint.capacity is None:
                 continue
             capacity = constraint.capacity(profile)
-            if chosen.setdefault(name, capacity) > capacity:
+            limit = chosen.setdefault(name, capacity)
+            if limit > capacity:
                 raise SearchError(
-                    f"the limit {name} = {_figure(chosen[name])} is more than the {_figure(capacity)} {constraint.unit} "
+                    f"the limit {name} = {_figure(limit)} is more than the {_figure(capacity)} {constraint.unit} "
                     f"that {profile.name} has for a model; lower it or choose a larger device"
                 )
         return cls.from_mapping(chosen)
@@ -173,6 +174,18 @@ class Rejection:
         return f"{self.architecture}: {'; '.join(str(violation) for violation in self.violations)}"
 
 
+@dataclass(frozen=True, slots=True)
+class Rejections:
+    """What was turned away over a while."""
+
+    count: int
+    """Architectures; one that is proposed twice counts twice."""
+    by_constraint: dict[str, int]
+    """How many of them broke each constraint; one may break several."""
+    nearest: Rejection | None
+    """The one of them with the smallest distance."""
+
+
 class InfeasibleBudgetError(SearchError):
     """No architecture of the space was found to keep every limit."""
 
@@ -195,12 +208,9 @@ class Admission:
     def __init__(self, limits: Limits, costs: CostFunction) -> None:
         self.limits = limits
         self.costs: CostFunction = lru_cache(maxsize=COSTS_KEPT)(costs)
-        self.rejected_count = 0
-        """Architectures turned away; one that is proposed twice counts twice."""
-        self.rejected_by_constraint: Counter[str] = Counter()
-        """How many broke each constraint; one architecture may break several."""
-        self.closest: Rejection | None = None
-        """The one turned away with the smallest distance, so far."""
+        self._count = 0
+        self._by_constraint: Counter[str] = Counter()
+        self._nearest: Rejection | None = None
 
     def __call__(self, architecture: Architecture) -> bool:
         """Whether ``architecture`` keeps every limit."""
@@ -208,21 +218,28 @@ class Admission:
         if not violations:
             return True
         rejection = Rejection(architecture, violations)
-        self.rejected_count += 1
-        self.rejected_by_constraint.update(violation.constraint for violation in violations)
-        if self.closest is None or rejection.distance < self.closest.distance:
-            self.closest = rejection
+        self._count += 1
+        self._by_constraint.update(violation.constraint for violation in violations)
+        if self._nearest is None or rejection.distance < self._nearest.distance:
+            self._nearest = rejection
         return False
+
+    @property
+    def rejections(self) -> Rejections:
+        """What was turned away since the last ``forget_rejections``."""
+        return Rejections(self._count, dict(self._by_constraint), self._nearest)
+
+    def forget_rejections(self) -> None:
+        """Count from here."""
+        self._count = 0
+        self._by_constraint.clear()
+        self._nearest = None
 
 
 def _unknown(name: str) -> SearchError:
     nearest = difflib.get_close_matches(name, CONSTRAINTS, n=1, cutoff=0.4)
     hint = f"did you mean {nearest[0]}? The constraints are" if nearest else "the constraints are"
     return SearchError(f"there is no constraint '{name}'; {hint} {', '.join(CONSTRAINTS)}")
-
-
-def _unit(name: str) -> str:
-    return {"B": "bytes", "ms": "milliseconds", "mJ": "millijoules"}[CONSTRAINTS[name].unit]
 
 
 def _figure(value: float) -> str:

@@ -12,8 +12,10 @@ from tinynas.errors import SearchError
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What one inference takes on a device, and what the network occupies there. Raises SearchError unless all are
-    finite and at least 0."""
+    """What one inference takes on a device, and what the network occupies there.
+
+    Raises SearchError unless all are finite and at least 0.
+    """
 
     macs: int
     parameters: int
@@ -26,7 +28,9 @@ class Costs:
         for field in fields(self):
             value = getattr(self, field.name)
             if not 0 <= value < math.inf:  # also false for NaN, which would pass every limit unseen
-                raise SearchError(f"the cost model gave {field.name} = {value}; a cost is a finite number of at least 0")
+                raise SearchError(
+                    f"the cost model gave {field.name} = {value}; a cost is a finite number of at least 0"
+                )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,26 @@
+"""Random search: the baseline that every other strategy has to beat."""
+
+from __future__ import annotations
+
+import random
+
+from tinynas.architecture import Architecture
+from tinynas.constraints import Admission
+from tinynas.evaluation import Evaluation
+from tinynas.space import InputShape, SearchSpace
+from tinynas.strategies.sampler import Sampler
+
+
+class RandomSearch:
+    """Every choice uniform and independent, among the architectures that fit, without repetition."""
+
+    def __init__(self, space: SearchSpace, input_shape: InputShape, admission: Admission, *, seed: int) -> None:
+        self._sampler = Sampler(space, input_shape, admission, random.Random(seed))
+
+    def ask(self) -> Architecture:
+        """See ``Strategy.ask``."""
+        return self._sampler.find(self._sampler.sample)
+
+    def tell(self, evaluation: Evaluation) -> None:
+        """See ``Strategy.tell``; only keeps the architecture from being asked again."""
+        self._sampler.mark_seen(evaluation.architecture)
