@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -79,13 +78,14 @@ def fit_chart(calibration: Calibration) -> Markup:
     width, height = 440, 420
     pairs = calibration.pairs
     top = 1.06 * max(max(p.measured_ms, p.predicted_before_ms, p.predicted_after_ms) for p in pairs)
-    svg = _svg(width, height, f"Predicted against measured latency of {len(pairs)} networks, before and after the refit.")
+    svg = _svg(
+        width, height, f"Predicted against measured latency of {len(pairs)} networks, before and after the refit."
+    )
     x, y = _Axis(0, top, 46, width - 12), _Axis(0, top, height - 48, 28)
     band = [(0.0, 0.0), (top, 0.9 * top), (top, top), (top / 1.1, top)]
     _add(svg, "polygon", "band", points=" ".join(f"{x.px(a):.1f},{y.px(b):.1f}" for a, b in band))
     _grid(svg, x, y, 6, "Measured, ms", "Predicted, ms")
     _line(svg, "diagonal", x.px(0), y.px(0), x.px(top), y.px(top))
-    _text(svg, "note", x.px(top) - 4, y.px(0.9 * top) + 18, "±10 %", "end")
     for pair in pairs:
         at = x.px(pair.measured_ms)
         before, after = y.px(pair.predicted_before_ms), y.px(pair.predicted_after_ms)
@@ -102,8 +102,10 @@ def fit_chart(calibration: Calibration) -> Markup:
 
 def _front_chart(data: ReportData, width: int, height: int) -> Markup:
     known = [candidate for candidate in data.candidates if candidate.best_known_accuracy is not None]
-    nets = [net for net in data.hand_made if net.validation_accuracy is not None]
-    latencies = [candidate.latency_ms for candidate in known] + [net.latency_ms for net in nets]
+    slowest = max(candidate.latency_ms for candidate in known)
+    comparable = [net for net in data.hand_made if net.validation_accuracy is not None]
+    nets = [net for net in comparable if net.latency_ms <= _LIMIT_ROOM * slowest]
+    latencies = [slowest] + [net.latency_ms for net in nets]
     limit_ms = data.limits.latency_ms
     limit_drawn = limit_ms is not None and limit_ms <= _LIMIT_ROOM * max(latencies)
     right = max([*latencies, limit_ms] if limit_drawn and limit_ms is not None else latencies)
@@ -116,15 +118,19 @@ def _front_chart(data: ReportData, width: int, height: int) -> Markup:
     _grid(svg, x, y, 10 if width == WIDE_PX else 5, "Latency, ms", "Accuracy, %")
     if limit_ms is not None and limit_drawn:
         _line(svg, "limit", x.px(limit_ms), y.start_px, x.px(limit_ms), y.end_px)
-        _text(svg, "limit-label", x.px(limit_ms) - 5, y.start_px - 8, f"limit {limit_ms:g} ms", "end")
+        _text(svg, "limit-label", x.px(limit_ms), y.end_px - 6, f"limit {limit_ms:g} ms", "middle")
     elif limit_ms is not None:
-        _text(svg, "limit-label", x.end_px, y.start_px - 8, f"limit {limit_ms:g} ms, right of this chart →", "end")
+        _text(svg, "limit-label", x.end_px, 15, f"limit {limit_ms:g} ms, right of this chart →", "end")
+    outside = [f"{net.name} at {significant(net.latency_ms)} ms →" for net in comparable if net not in nets]
+    for row, text in enumerate(outside):
+        _text(svg, "hand-label", x.end_px, y.start_px - 8 - 15 * row, text, "end")
     if below:
-        _text(svg, "note", x.start_px + 6, y.start_px - 8, f"{below} more below {low:g} %", "start")
+        _text(svg, "note", x.start_px, y.start_px + 36, f"{below} more below {low:g} %", "start")
 
     def place(candidate: ReportCandidate, accuracy: float) -> tuple[float, float, float]:
         return x.px(candidate.latency_ms), y.px(accuracy * 100), _radius(candidate.sram_bytes, largest)
 
+    _front_lines(svg, data.front, x, y)
     # The small markers come last so that the large ones never hide them.
     for candidate in sorted(known, key=lambda c: -c.sram_bytes):
         accuracy = candidate.supernet_accuracy
@@ -133,16 +139,7 @@ def _front_chart(data: ReportData, width: int, height: int) -> Markup:
             plain_front = candidate.is_front and candidate.trained_accuracy is None
             style = "front" if plain_front else "candidate"
             _add(svg, "circle", style, cx=cx, cy=cy, r=r, data_tip=_tip(candidate))
-    _front_lines(svg, data.front, x, y)
-    for net in nets:
-        cx, cy = x.px(net.latency_ms), y.px((net.validation_accuracy or 0.0) * 100)
-        points = f"{cx:.1f},{cy - 7:.1f} {cx + 7:.1f},{cy:.1f} {cx:.1f},{cy + 7:.1f} {cx - 7:.1f},{cy:.1f}"
-        tip = (
-            f"{net.name}, made by hand\nvalidation {percent(net.validation_accuracy or 0.0)} %, "
-            f"test {percent(net.test_accuracy)} %\n{significant(net.latency_ms)} ms, {kib(net.sram_bytes)} KiB of SRAM"
-        )
-        _add(svg, "polygon", "hand-made", points=points, data_tip=tip)
-    labels = _Labels()
+    labels = _Labels(x.start_px, x.end_px)
     marked = sorted((c for c in known if c.is_front or c.is_winner), key=lambda c: not c.is_winner)
     for candidate in known:
         accuracy = candidate.trained_accuracy
@@ -157,15 +154,24 @@ def _front_chart(data: ReportData, width: int, height: int) -> Markup:
         if candidate.is_winner:
             _add(svg, "circle", "winner", cx=cx, cy=cy, r=r, data_tip=_tip(candidate))
             _add(svg, "circle", "winner-ring", cx=cx, cy=cy, r=r + 4)
-            labels.place(svg, "winner-label", cx - r - 5, cy - r - 5, f"winner {candidate.candidate_id}", x.start_px)
+            labels.place(svg, "winner-label", cx - r - 5, cy - r - 5, f"winner {candidate.candidate_id}")
         else:
-            labels.place(svg, "front-label", cx - r - 1, cy - r - 3, candidate.candidate_id, x.start_px)
+            labels.place(svg, "front-label", cx - r - 1, cy - r - 3, candidate.candidate_id)
+    for net in nets:
+        cx, cy = x.px(net.latency_ms), y.px((net.validation_accuracy or 0.0) * 100)
+        points = f"{cx:.1f},{cy - 7:.1f} {cx + 7:.1f},{cy:.1f} {cx:.1f},{cy + 7:.1f} {cx - 7:.1f},{cy:.1f}"
+        tip = (
+            f"{net.name}, made by hand\nvalidation {percent(net.validation_accuracy or 0.0)} %, "
+            f"test {percent(net.test_accuracy)} %\n{significant(net.latency_ms)} ms, {kib(net.sram_bytes)} KiB of SRAM"
+        )
+        _add(svg, "polygon", "hand-made", points=points, data_tip=tip)
+        labels.place(svg, "hand-label", cx + 10, cy + 4, net.name, to_the_right=True)
     _size_legend(svg, x.start_px, height - 18, largest)
     return _markup(svg)
 
 
 def _accuracy_range(known: Sequence[ReportCandidate], others: Sequence[float]) -> tuple[float, float]:
-    """Percentages that the axis spans: all that was trained or is on the front, and all but the worst 5 % of the rest."""
+    """Percentages that the axis spans: the front, what was trained, and all but the worst 5 % of the rest."""
     shown = sorted(candidate.supernet_accuracy for candidate in known if candidate.supernet_accuracy is not None)
     must = [c.best_known_accuracy or 0.0 for c in known if c.is_front or c.trained_accuracy is not None] + list(others)
     values = [*shown[len(shown) // 20 :], *must]
@@ -176,17 +182,17 @@ def _accuracy_range(known: Sequence[ReportCandidate], others: Sequence[float]) -
 
 def _front_lines(svg: Element, front: Sequence[ReportCandidate], x: _Axis, y: _Axis) -> None:
     """Connect the front once per kind of accuracy: supernet and trained accuracies are not comparable."""
-    series = [("front-line", [c for c in front if c.trained_accuracy is not None])]
-    if len(series[0][1]) < len(front):
-        series.append(("supernet-line", [c for c in front if c.supernet_accuracy is not None]))
-    for style, members in series:
-        points = [
-            (x.px(c.latency_ms), y.px(100 * (value or 0.0)))
-            for c in members
-            for value in [c.trained_accuracy if style == "front-line" else c.supernet_accuracy]
-        ]
-        for (x1, y1), (x2, y2) in pairwise(points):
-            _line(svg, style, x1, y1, x2, y2)
+    trained = [(c.latency_ms, c.trained_accuracy) for c in front if c.trained_accuracy is not None]
+    if trained:
+        _polyline(svg, "front-line", trained, x, y)
+    if len(trained) < len(front):
+        shared = [(c.latency_ms, c.supernet_accuracy) for c in front if c.supernet_accuracy is not None]
+        _polyline(svg, "supernet-line" if trained else "front-line", shared, x, y)
+
+
+def _polyline(svg: Element, style: str, points: Sequence[tuple[float, float]], x: _Axis, y: _Axis) -> None:
+    path = " ".join(f"{x.px(latency_ms):.1f},{y.px(accuracy * 100):.1f}" for latency_ms, accuracy in points)
+    _add(svg, "polyline", style, points=path)
 
 
 def _tip(candidate: ReportCandidate) -> str:
@@ -215,30 +221,34 @@ def _radius(sram_bytes: float, largest: float) -> float:
 def _size_legend(svg: Element, left: float, centre_y: float, largest: int) -> None:
     _text(svg, "note", left, centre_y + 4, "SRAM", "start")
     at = left + 44
-    for share in (0.1, 0.4, 1.0):
-        radius = _radius(share * largest, largest)
-        label = f"{significant(share * largest / 1024)} KiB"
+    step, *larger = _Axis(0, largest / 1024, 0, 1).ticks(3)[1:]
+    for size_kib in (step / 4, step, *larger):
+        radius = _radius(size_kib * 1024, largest)
+        label = f"{size_kib:g} KiB"
         _add(svg, "circle", "candidate", cx=at + radius, cy=centre_y, r=radius)
         _text(svg, "note", at + 2 * radius + 5, centre_y + 4, label, "start")
         at += 2 * radius + 15 + _CHAR_PX * len(label)
 
 
 class _Labels:
-    """Places labels that end at a point, leaving out those that would cover an earlier one."""
+    """Places labels beside points, within the chart's sides, leaving out those that would cover an earlier one."""
 
-    def __init__(self) -> None:
+    def __init__(self, leftmost: float, rightmost: float) -> None:
+        self._leftmost, self._rightmost = leftmost, rightmost
         self._boxes: list[tuple[float, float, float, float]] = []
 
-    def place(self, svg: Element, style: str, right: float, base: float, text: str, leftmost: float) -> None:
-        left = right - _CHAR_PX * len(text)
-        anchor = "end"
-        if left < leftmost:
-            left, right, anchor = leftmost, leftmost + right - left, "start"
-        box = (left, base - 11, right, base + 2)
+    def place(self, svg: Element, style: str, x: float, base: float, text: str, to_the_right: bool = False) -> None:
+        """Write ``text`` so that it ends at ``x``, or starts there, with its base line at ``base``."""
+        length = _CHAR_PX * len(text)
+        left = max(self._leftmost, min(x if to_the_right else x - length, self._rightmost - length))
+        box = (left, base - 11, left + length, base + 2)
         if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in self._boxes):
             return
         self._boxes.append(box)
-        _text(svg, style, right if anchor == "end" else left, base, text, anchor)
+        if to_the_right:
+            _text(svg, style, left, base, text, "start")
+        else:
+            _text(svg, style, left + length, base, text, "end")
 
 
 def _memory_chart(memory: MemoryMap, width: int, height: int) -> Markup:
@@ -246,7 +256,7 @@ def _memory_chart(memory: MemoryMap, width: int, height: int) -> Markup:
     limit_drawn = memory.sram_limit_bytes <= _LIMIT_ROOM * memory.arena_bytes
     top = 1.08 * max(memory.sram_limit_bytes if limit_drawn else memory.arena_bytes, memory.lower_bound_bytes, 1) / 1024
     svg = _svg(width, height, f"Arena of {memory.arena_bytes} bytes over {layers} layers, one rectangle per tensor.")
-    x, y = _Axis(0, layers, 46, width - 14), _Axis(0, top, height - 48, 40)
+    x, y = _Axis(0, layers, 46, width - 14), _Axis(0, top, height - 48, 44)
     _grid(svg, x, y, 8, "Layer (numbers as in the table below)", "Address in the arena, KiB", x_ticks=False)
     every = _Axis(0, layers, 0, 1).ticks(20 if width == WIDE_PX else 8)
     step = max(1, round(every[1] - every[0])) if len(every) > 1 else 1
@@ -255,14 +265,23 @@ def _memory_chart(memory: MemoryMap, width: int, height: int) -> Markup:
     peak = _peak_layer(memory.buffers, layers)
     for buffer in memory.buffers:
         _buffer(svg, buffer, x, y, peak)
+    for buffer in memory.buffers:
+        _buffer_label(svg, buffer, x, y)
     for style, size_bytes, text, at_end in _memory_levels(memory, limit_drawn):
         level = y.px(size_bytes / 1024)
         _line(svg, style, x.start_px, level, x.end_px, level)
         if text:
-            _text(svg, f"{style}-label", x.end_px if at_end else x.start_px + 4, level - 5, text, "end" if at_end else "start")
+            _text(
+                svg,
+                f"{style}-label",
+                x.end_px if at_end else x.start_px + 4,
+                level - 5,
+                text,
+                "end" if at_end else "start",
+            )
     if not limit_drawn:
         text = f"SRAM limit {kib(memory.sram_limit_bytes)} KiB, above this chart ↑"
-        _text(svg, "limit-label", x.end_px, 15, text, "end")
+        _text(svg, "limit-label", x.end_px, 34, text, "end")
     return _markup(svg)
 
 
@@ -301,6 +320,13 @@ def _buffer(svg: Element, buffer: ArenaBuffer, x: _Axis, y: _Axis, peak: int) ->
     )
     style = "buffer peak" if at_peak else "buffer"
     _add(svg, "rect", style, x=left, y=top, width=max(width, 1), height=max(height, 1), data_tip=tip)
+
+
+def _buffer_label(svg: Element, buffer: ArenaBuffer, x: _Axis, y: _Axis) -> None:
+    """The tensor's name, else its size, flat or upright: the first that fits into its rectangle."""
+    left, right = x.px(buffer.first_layer), x.px(buffer.last_layer + 1)
+    bottom, top = y.px(buffer.offset_bytes / 1024), y.px((buffer.offset_bytes + buffer.size_bytes) / 1024)
+    width, height = right - left, bottom - top
     for text in (buffer.tensor, f"{kib(buffer.size_bytes)} KiB", kib(buffer.size_bytes)):
         length = _CHAR_PX * len(text) + 8
         middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
@@ -333,7 +359,8 @@ def _svg(width: int, height: int, description: str) -> Element:
 
 def _add(parent: Element, tag: str, style: str, **attributes: float | str) -> Element:
     texts = {
-        name.replace("_", "-"): value if isinstance(value, str) else f"{value:.1f}" for name, value in attributes.items()
+        name.replace("_", "-"): value if isinstance(value, str) else f"{value:.1f}"
+        for name, value in attributes.items()
     }
     return SubElement(parent, tag, {"class": style, **texts})
 

@@ -244,6 +244,7 @@ def render_report(data: ReportData) -> str:
         ms=charts.significant,
         count=_count,
         megamacs=_megamacs,
+        limit="{:g}".format,
         link=_link,
     )
     prominent = _prominent(data)
@@ -297,7 +298,9 @@ def _headline(data: ReportData) -> str:
     if winner is None:
         if not data.candidates:
             return f"No architecture fits {data.device.name} within the limits so far"
-        fit = "1 architecture fits" if len(data.candidates) == 1 else f"{_count(len(data.candidates))} architectures fit"
+        fit = (
+            "1 architecture fits" if len(data.candidates) == 1 else f"{_count(len(data.candidates))} architectures fit"
+        )
         return f"{fit} {data.device.name}; no winner has been chosen yet"
     if winner.test_accuracy is not None:
         accuracy = f"{charts.percent(winner.test_accuracy)} % test accuracy"
@@ -310,7 +313,7 @@ def _headline(data: ReportData) -> str:
 
 
 def _prominent(data: ReportData) -> tuple[ReportCandidate, ...]:
-    """The candidates of the first table: the winner, the front, then whatever else was trained, measured or exported."""
+    """The candidates of the first table: the winner, the front, then what else was trained, measured or exported."""
     shown = (c for c in data.candidates if c.is_winner or c.is_front or _worked_on(c))
     return tuple(sorted(shown, key=lambda c: (not c.is_winner, not c.is_front, c.latency_ms)))
 
@@ -328,7 +331,7 @@ def _count(value: float) -> str:
 
 
 def _megamacs(macs: int) -> str:
-    return f"{macs / 1e6:.2f}"
+    return charts.significant(macs / 1e6)
 
 
 def _link(relative_path: str) -> str:
