@@ -43,7 +43,7 @@ format: setup
 firmware: setup $(BOARDS:%=firmware-%)
 
 firmware-%:
-	$(MAKE) -C firmware BOARD=$* MODEL_DIR=harness/sample_model OUT=../build/firmware/$*
+	$(MAKE) -C firmware BOARD=$* MODEL_DIR=$(CURDIR)/firmware/harness/sample_model OUT=$(CURDIR)/build/firmware/$*
 
 # Studies and .venv stay: the first are results, the second takes minutes to make again.
 clean:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import tomllib
 from functools import cache
 from importlib import resources
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from devices.errors import DeviceError
 
 DEFAULT_DEVICE = "stm32f405"
+
+SOURCED_FIELDS = frozenset({"clock_hz", "sram_bytes", "flash_bytes", "stall_factor", "active_power_mw"})
+"""The figures of a profile, each of which has its entry in ``sources``."""
 
 
 class Reserved(BaseModel):
@@ -57,12 +69,30 @@ class DeviceProfile(BaseModel):
     flashing: str | None = None
     """The tool that writes the image to the part."""
     sources: dict[str, str]
-    """Where each figure comes from, by field name."""
+    """Where each figure comes from, by field name; an estimate says so in its first word."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """A figure without a source, or a part that its own start-up code does not fit, is no profile."""
+        if missing := sorted(SOURCED_FIELDS - self.sources.keys()):
+            raise ValueError(f"no source is given for {', '.join(missing)}")
+        if unknown := sorted(self.sources.keys() - SOURCED_FIELDS):
+            raise ValueError(f"sources are given for {', '.join(unknown)}, which are no figures of a profile")
+        if empty := sorted(field for field, source in self.sources.items() if not source.strip()):
+            raise ValueError(f"the source of {', '.join(empty)} is empty")
+        if self.reserved.sram_bytes >= self.sram_bytes or self.reserved.flash_bytes >= self.flash_bytes:
+            raise ValueError("what is reserved leaves the model no SRAM or no flash")
+        return self
 
     @property
     def model_sram_bytes(self) -> int:
         """SRAM left for the model's arena."""
         return self.sram_bytes - self.reserved.sram_bytes
+
+    @property
+    def model_flash_bytes(self) -> int:
+        """Flash left for the model: its weights, its layers' code and the kernels they call."""
+        return self.flash_bytes - self.reserved.flash_bytes
 
     def latency_ms(self, zero_wait_cycles: float) -> float:
         """Milliseconds that ``zero_wait_cycles`` take on this part."""
@@ -85,7 +115,21 @@ def load_profile(name: str) -> DeviceProfile:
     if name not in device_names():
         raise DeviceError(f"there is no device profile '{name}'; choose from {', '.join(device_names())}")
     text = (resources.files("devices") / "profiles" / f"{name}.toml").read_text(encoding="utf-8")
+    profile = parse_profile(text, name)
+    if profile.name != name:
+        raise DeviceError(f"the device profile '{name}' calls itself '{profile.name}'; the two names must be the same")
+    return profile
+
+
+def parse_profile(text: str, origin: str) -> DeviceProfile:
+    """Check the TOML ``text`` of a profile; ``origin`` names it in the DeviceError that says which field is wrong."""
     try:
         return DeviceProfile.model_validate(tomllib.loads(text))
-    except (ValidationError, tomllib.TOMLDecodeError) as error:
-        raise DeviceError(f"the device profile '{name}' is not valid: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise DeviceError(f"the device profile '{origin}' is not TOML: {error}") from error
+    except ValidationError as error:
+        reasons = "; ".join(
+            f"{'.'.join(str(part) for part in detail['loc']) or 'the profile'}: {detail['msg']}"
+            for detail in error.errors()
+        )
+        raise DeviceError(f"the device profile '{origin}' is not valid: {reasons}") from error
