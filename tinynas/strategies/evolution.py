@@ -62,8 +62,8 @@ class Evolution:
     def ask(self) -> Architecture:
         """See ``Strategy.ask``."""
         if len(self._population) < self._population_size:
-            return self._sampler.find(self._sampler.sample)
-        return self._sampler.find(self._offspring, self._sampler.sample)
+            return self._sampler.find()
+        return self._sampler.find(self._offspring)
 
     def tell(self, evaluation: Evaluation) -> None:
         """See ``Strategy.tell``."""

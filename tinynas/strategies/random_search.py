@@ -19,7 +19,7 @@ class RandomSearch:
 
     def ask(self) -> Architecture:
         """See ``Strategy.ask``."""
-        return self._sampler.find(self._sampler.sample)
+        return self._sampler.find()
 
     def tell(self, evaluation: Evaluation) -> None:
         """See ``Strategy.tell``; only keeps the architecture from being asked again."""

@@ -12,7 +12,7 @@ from tinynas.space import InputShape, SearchSpace
 from tinynas.strategies.variation import cross
 
 MAX_ATTEMPTS = 2_000
-"""How often each way of proposing an architecture is tried in a row before the next way."""
+"""How often a way of proposing architectures is tried in a row before the next way is."""
 
 
 class SpaceExhaustedError(SearchError):
@@ -22,49 +22,55 @@ class SpaceExhaustedError(SearchError):
 class Sampler:
     """Finds architectures that fit and were not seen before.
 
-    After the caller's own ways of proposing it tries blends of a random architecture and the space's smallest, which
-    reach the corner that a tight budget leaves, and at last the smallest itself.
+    It samples the space; when a tight budget leaves only a corner that samples do not hit, it tries blends of a sample
+    and the space's smallest architecture, and at last the smallest itself. Sampling that has failed once is not tried
+    again, or every architecture of such a corner would cost thousands of attempts.
     """
 
     def __init__(self, space: SearchSpace, input_shape: InputShape, admission: Admission, rng: random.Random) -> None:
         self.space = space
         self.input_shape = input_shape
-        self.rng = rng
+        self._rng = rng
         self._admission = admission
         self._smallest = space.extreme(input_shape, largest=False)
         self._seen: set[Architecture] = set()
+        self._ways = [self._sample, self._blend]
 
-    def find(self, *proposals: Callable[[], Architecture]) -> Architecture:
-        """A new architecture that fits, from the first of ``proposals`` that yields one in ``MAX_ATTEMPTS``.
+    def find(self, propose: Callable[[], Architecture] | None = None) -> Architecture:
+        """A new architecture that fits: from ``propose``, if that yields one in ``MAX_ATTEMPTS``, else a sample.
 
         Raises InfeasibleBudgetError when nothing was ever seen to fit, and SpaceExhaustedError when no more are found.
         """
-        for propose in (*proposals, self._blend):
-            for _ in range(MAX_ATTEMPTS):
-                architecture = propose()
-                if self._is_new_and_fits(architecture):
-                    return architecture
+        found = propose and self._attempt(propose)
+        while not found and self._ways:
+            found = self._attempt(self._ways[0])
+            if not found:
+                del self._ways[0]
+        if found:
+            return found
         if self._is_new_and_fits(self._smallest):
             return self._smallest
-        attempts = (len(proposals) + 1) * MAX_ATTEMPTS + 1
         closest = self._admission.rejections.nearest
         if closest is not None and not self._seen:
-            raise InfeasibleBudgetError(self.space.name, attempts, closest)
+            raise InfeasibleBudgetError(self.space.name, self._admission.rejections.count, closest)
         raise SpaceExhaustedError(
             f"the space '{self.space.name}' has no more architectures that fit: {len(self._seen):,} were found, "
-            f"and no other in {attempts:,} attempts"
+            f"and no other in {MAX_ATTEMPTS:,} attempts"
         )
-
-    def sample(self) -> Architecture:
-        """One of the space, every choice uniform, whether or not it fits."""
-        return self.space.sample(self.rng, self.input_shape)
 
     def mark_seen(self, architecture: Architecture) -> None:
         """Never find ``architecture`` again."""
         self._seen.add(architecture)
 
+    def _attempt(self, propose: Callable[[], Architecture]) -> Architecture | None:
+        proposals = (propose() for _ in range(MAX_ATTEMPTS))
+        return next(filter(self._is_new_and_fits, proposals), None)
+
+    def _sample(self) -> Architecture:
+        return self.space.sample(self._rng, self.input_shape)
+
     def _blend(self) -> Architecture:
-        return cross(self.sample(), self._smallest, self.rng, share=self.rng.random())
+        return cross(self._sample(), self._smallest, self._rng, share=self._rng.random())
 
     def _is_new_and_fits(self, architecture: Architecture) -> bool:
         if architecture in self._seen or not self._admission(architecture):
