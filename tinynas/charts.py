@@ -111,7 +111,7 @@ def _front_chart(data: ReportData, width: int, height: int) -> Markup:
     right = max([*latencies, limit_ms] if limit_drawn and limit_ms is not None else latencies)
     low, high = _accuracy_range(known, [net.validation_accuracy or 0.0 for net in nets])
     below = sum(1 for candidate in known if (candidate.best_known_accuracy or 0.0) * 100 < low)
-    largest = max(candidate.sram_bytes for candidate in known)
+    largest = max(1, *(candidate.sram_bytes for candidate in known))
 
     svg = _svg(width, height, f"Accuracy against latency of {len(known)} candidates; the front is in the table below.")
     x, y = _Axis(0, 1.06 * right, 46, width - 14), _Axis(low, high, height - 84, 34)
