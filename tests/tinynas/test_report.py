@@ -210,7 +210,7 @@ def test_studies_without_a_winner_say_so() -> None:
         "0.912",  # Kendall's tau
         "843,000 cycles in all, measured on emulator:stm32f405: 2.11 cycles per",
         "2.10",  # cycles per MAC of the convolution
-        "15,360 bytes; no plan that runs the layers in this order could take less than 14,336",
+        "15,360 bytes; the planner's lower bound is 14,336",
         "1,020 by latency, 40 by flash",
         "energy 9 mJ",
         "evolution, 600 trials, seed 7",
