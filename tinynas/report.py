@@ -1,7 +1,7 @@
 """The report of a study: one HTML page that holds everything it shows and asks the network for nothing.
 
 ``ReportData`` is all the page knows; ``render_report`` turns it into HTML and touches nothing else. The charts are SVG
-drawn by ``tinynas.charts`` rather than by plotly: plotly's script alone is 4.8 MB; this page takes some 60 kB and 2 kB
+drawn by ``tinynas.charts`` rather than by plotly: plotly's script alone is 4.8 MB; this page takes some 30 kB and 2 kB
 per candidate, prints, and is readable with scripts off.
 """
 
