@@ -5,11 +5,11 @@
  * memory of those kernels that take some.
  *
  * What the memory planner relies on:
- * - Windowed kernels (convolutions, pools, pad) compute output rows from top to bottom. While computing row y they write
- *   bytes of row y only, and read only those input rows that row y's window covers. So an output row may lie on input
- *   rows above its window.
- * - Element-wise kernels (add, requantize) read element i of every input before they write element i, and go upwards. So
- *   the output may be one of the inputs.
+ * - Windowed kernels (convolutions, pools, pad) compute output rows from top to bottom. While computing row y they
+ * write bytes of row y only, and read only those input rows that row y's window covers. So an output row may lie on
+ * input rows above its window.
+ * - Element-wise kernels (add, requantize) read element i of every input before they write element i, and go upwards.
+ * So the output may be one of the inputs.
  * - All other kernels need their output apart from their inputs.
  *
  * "Folded" bias: the generator has already subtracted input_zero_point * sum(weights of that channel), so that kernels
@@ -68,8 +68,9 @@ typedef struct {
 
 void tn_depthwise_generic_s8(const tn_depthwise_layer *layer, const int8_t *input, int8_t *output);
 
-/* Requantization with one rounding of a 62-bit multiplier, high * 2^31 + low: result = acc * multiplier / 2^(31 + shift),
- * halves away from zero. LiteRT's fully connected layers multiply in double precision; this gives the same integers. */
+/* Requantization with one rounding of a 62-bit multiplier, high * 2^31 + low: result = acc * multiplier / 2^(31 +
+ * shift), halves away from zero. LiteRT's fully connected layers multiply in double precision; this gives the same
+ * integers. */
 typedef struct {
   const uint32_t *high, *low; /* 31 bits each */
   const uint8_t *shifts;      /* 1 ... 63, right */
@@ -136,8 +137,8 @@ typedef struct {
 
 void tn_softmax_generic_s8(const tn_softmax_layer *layer, const int8_t *input, int8_t *output);
 
-/* Copies one input of a concatenation: outer blocks of inner_bytes, each to output_stride_bytes after the last; the caller
- * passes the output at this input's offset within a block. */
+/* Copies one input of a concatenation: outer blocks of inner_bytes, each to output_stride_bytes after the last; the
+ * caller passes the output at this input's offset within a block. */
 typedef struct {
   uint32_t outer, inner_bytes, output_stride_bytes;
 } tn_concatenation_layer;

@@ -1,0 +1,126 @@
+/* What the kernels share. Not for callers. */
+#ifndef TN_INTERNAL_H
+#define TN_INTERNAL_H
+
+#include "tn_kernels.h"
+
+/* acc * multiplier / 2^31, rounded to nearest. Right shifts of negative numbers are arithmetic in every compiler for
+ * the parts that we support; a unit test of the host build would fail otherwise. */
+static inline int32_t tn_high_multiply(int32_t acc, int32_t multiplier) {
+  return (int32_t)(((int64_t)acc * multiplier + ((int64_t)1 << 30)) >> 31);
+}
+
+/* value / 2^exponent, halves away from zero. */
+static inline int32_t tn_round_shift(int32_t value, int32_t exponent) {
+  if (exponent == 0) return value;
+  return (((value + (value >> 31)) >> (exponent - 1)) + 1) >> 1;
+}
+
+/* acc * multiplier / 2^31 * 2^shift with LiteRT's two roundings. */
+static inline int32_t tn_multiply(int32_t acc, int32_t multiplier, int32_t shift) {
+  if (shift > 0) return tn_high_multiply((int32_t)((uint32_t)acc << shift), multiplier);
+  return tn_round_shift(tn_high_multiply(acc, multiplier), -shift);
+}
+
+static inline int8_t tn_clamp(int32_t value, int32_t minimum, int32_t maximum) {
+  if (value < minimum) value = minimum;
+  if (value > maximum) value = maximum;
+  return (int8_t)value;
+}
+
+/* The int8 output of one channel's accumulator. */
+static inline int8_t tn_requantize(const tn_requantization *r, uint32_t channel, int32_t acc) {
+  int32_t scaled = tn_multiply(acc, r->multipliers[channel], r->shifts[channel]);
+  return tn_clamp(scaled + r->output_zero_point, r->minimum, r->maximum);
+}
+
+/* The part of a window, along one axis, that lies inside of the input: taps [first, last). */
+typedef struct {
+  int32_t origin; /* where tap 0 reads; may lie outside */
+  int32_t first, last;
+} tn_taps;
+
+static inline tn_taps tn_clip(int32_t output, int32_t stride, int32_t padding, int32_t kernel, int32_t dilation,
+                              int32_t size) {
+  tn_taps taps = {output * stride - padding, 0, kernel};
+  while (taps.first < kernel && taps.origin + taps.first * dilation < 0) taps.first++;
+  while (taps.last > taps.first && taps.origin + (taps.last - 1) * dilation >= size) taps.last--;
+  return taps;
+}
+
+static inline void tn_copy(int8_t *to, const int8_t *from, uint32_t bytes) {
+  for (; bytes >= 4; bytes -= 4) {
+    int8_t a = from[0], b = from[1], c = from[2], d = from[3];
+    to[0] = a;
+    to[1] = b;
+    to[2] = c;
+    to[3] = d;
+    from += 4;
+    to += 4;
+  }
+  for (; bytes; bytes--) *to++ = *from++;
+}
+
+static inline void tn_fill(int8_t *to, int8_t value, uint32_t bytes) {
+  for (; bytes >= 4; bytes -= 4) {
+    to[0] = value;
+    to[1] = value;
+    to[2] = value;
+    to[3] = value;
+    to += 4;
+  }
+  for (; bytes; bytes--) *to++ = value;
+}
+
+/* Outputs of channels [first, first + count) from windows of depth bytes: of two pixels, or of one. outputs point at
+ * the pixel's channel 0. */
+void tn_matmul_two_s8(const tn_conv_layer *layer, uint32_t first, uint32_t count, uint32_t depth,
+                      const int8_t *const inputs[2], int8_t *const outputs[2]);
+void tn_matmul_one_s8(const tn_conv_layer *layer, uint32_t first, uint32_t count, uint32_t depth, const int8_t *input,
+                      int8_t *output);
+
+/* Adds to sums the products of four rows of weights, depth apart, with one input. */
+static inline void tn_dot_four(const int8_t *input, const int8_t *weights, uint32_t depth, int32_t sums[4]) {
+  const int8_t *w0 = weights, *w1 = w0 + depth, *w2 = w1 + depth, *w3 = w2 + depth;
+  int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
+  for (uint32_t n = depth >> 2; n; n--) {
+    int32_t x = *input++;
+    s0 += x * *w0++;
+    s1 += x * *w1++;
+    s2 += x * *w2++;
+    s3 += x * *w3++;
+    x = *input++;
+    s0 += x * *w0++;
+    s1 += x * *w1++;
+    s2 += x * *w2++;
+    s3 += x * *w3++;
+    x = *input++;
+    s0 += x * *w0++;
+    s1 += x * *w1++;
+    s2 += x * *w2++;
+    s3 += x * *w3++;
+    x = *input++;
+    s0 += x * *w0++;
+    s1 += x * *w1++;
+    s2 += x * *w2++;
+    s3 += x * *w3++;
+  }
+  for (uint32_t n = depth & 3; n; n--) {
+    int32_t x = *input++;
+    s0 += x * *w0++;
+    s1 += x * *w1++;
+    s2 += x * *w2++;
+    s3 += x * *w3++;
+  }
+  sums[0] = s0;
+  sums[1] = s1;
+  sums[2] = s2;
+  sums[3] = s3;
+}
+
+static inline int32_t tn_dot_one(const int8_t *input, const int8_t *weights, uint32_t depth, int32_t sum) {
+  for (; depth; depth--) sum += *input++ * *weights++;
+  return sum;
+}
+
+#endif
