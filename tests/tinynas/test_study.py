@@ -116,6 +116,7 @@ def test_a_journal_cut_anywhere_resumes_to_the_same_end(tmp_path: Path) -> None:
 
         kept = sum(end <= length for end in line_ends)
         assert run(folder, settings(12), counted).evaluations == expected
+        assert finished(folder) == list(expected)
         assert len(evaluated) == 12 - max(0, kept - 1)
 
 
@@ -295,15 +296,16 @@ def test_costs_that_changed_keep_what_was_finished_and_say_so(tmp_path: Path) ->
 
 
 def test_rejections_are_counted_once_and_explained(tmp_path: Path) -> None:
-    # Almost nothing fits, so every evaluation comes after many rejections.
-    tight = settings(6, limits={"max_sram_bytes": 6_000}, strategy="random")
+    # Little fits, so that rejections come before every evaluation.
+    tight = settings(6, limits={"max_sram_bytes": 1_500}, strategy="random")
     outcome = run(tmp_path / "study", tight)
     lines = Study.read(tmp_path / "study").events_of(EvaluationFinished)
-    assert outcome.rejected == sum(line.rejected for line in lines) > 6
-    line = next(line for line in lines if line.nearest_rejected)
+    assert outcome.rejected == sum(line.rejected for line in lines)
+    assert all(line.rejected for line in lines)
+    line = lines[0]
     assert line.rejected == line.rejected_by_constraint["max_sram_bytes"]
     assert line.nearest_rejected is not None
-    assert "exceeds the limit of 6,000 B by" in line.nearest_rejected.reasons[0]
+    assert "exceeds the limit of 1,500 B by" in line.nearest_rejected.reasons[0]
 
     journal = tmp_path / "study" / JOURNAL_FILE
     content = [json.loads(text) | {"time": None} for text in journal.read_text().splitlines()]
