@@ -33,7 +33,7 @@ _LIMITS: dict[Activation, tuple[float | None, float | None]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Requantization:
-    """Two-rounding requantization of an accumulator, one multiplier and shift per output channel (``tn_requantization``)."""
+    """Requantization with two roundings, one multiplier and shift per output channel (``tn_requantization``)."""
 
     multipliers: Int32Array
     shifts: Int8Array
@@ -44,7 +44,7 @@ class Requantization:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WideRequantization:
-    """One-rounding requantization with 62-bit multipliers, one per channel or one in all (``tn_wide_requantization``)."""
+    """Requantization with one rounding of 62-bit multipliers: one, or one per channel (``tn_wide_requantization``)."""
 
     high: npt.NDArray[np.uint32]
     low: npt.NDArray[np.uint32]
@@ -146,8 +146,8 @@ def conv_requantization(graph: Graph, operator: Operator) -> Requantization:
 def fully_connected_requantization(graph: Graph, operator: Operator) -> WideRequantization:
     """Parameters of FULLY_CONNECTED, whose reference kernel computes ``round(acc * scale)`` in double precision.
 
-    A double's 53 bits fit into the 62-bit multiplier, so the kernel's product is exact, and it rounds to the same integer
-    as the double product does. Raises ExportError if there is an accumulator for which it would not.
+    A double's 53 bits fit into the 62-bit multiplier, so the kernel's product is exact, and it rounds to the same
+    integer as the double product does. Raises ExportError if there is an accumulator for which it would not.
     """
     output = graph.output_tensor(operator)
     quantization = _quantization(output)
@@ -208,20 +208,27 @@ def _effective_scales(graph: Graph, operator: Operator) -> list[float]:
 def fold_input_offset(bias: Int32Array | None, weights: Int8Array, input_zero_point: int) -> Int32Array:
     """The bias for kernels that multiply raw inputs: ``bias - input_zero_point * sum(weights)``.
 
-    ``weights`` has one row per output channel (reshape OHWI to [O, -1]; transpose 1HWO first). Raises ExportError if
-    an accumulator could leave 32 bits, where LiteRT's result is undefined too.
+    ``weights`` are those of `kernel_weights`. Raises ExportError if an accumulator could leave 32 bits, where LiteRT's
+    result is undefined too.
     """
-    rows = weights.reshape(weights.shape[0], -1).astype(np.int64)
+    rows = weights.astype(np.int64)
     start = np.zeros(len(rows), np.int64) if bias is None else bias.astype(np.int64)
     folded = start - input_zero_point * rows.sum(axis=1)
-    bounds = np.abs(folded) + 128 * np.abs(rows).sum(axis=1)
+    bounds: npt.NDArray[np.int64] = np.abs(folded) + 128 * np.abs(rows).sum(axis=1)
     if np.any(bounds >= 2**31):
         channel = int(np.argmax(bounds))
         raise ExportError(
             f"the sum of output channel {channel} can reach {int(bounds[channel])}, more than 32 bits hold: "
             "quantize the model again, its bias is out of proportion to its weights"
         )
-    return folded.astype(np.int32)
+    return np.asarray(folded, np.int32)
+
+
+def kernel_weights(operator: Operator, weights: Int8Array) -> Int8Array:
+    """Weights in the order of the kernels: one row per output channel. ``weights`` is OHWI, 1HWO (depthwise) or OI."""
+    if operator.kind is OpKind.DEPTHWISE_CONV_2D:
+        weights = np.moveaxis(weights[0], -1, 0)
+    return np.ascontiguousarray(weights.reshape(weights.shape[0], -1))
 
 
 def add_parameters(graph: Graph, operator: Operator) -> AddParameters:
@@ -302,7 +309,7 @@ _EXP_FACTORS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 
 
 
 def _exp(value: int) -> int:
-    """gemmlowp's exp_on_negative_values: ``value`` has 26 fraction bits, the result 31.
+    """Evaluate gemmlowp's exp_on_negative_values: ``value`` has 26 fraction bits, the result 31.
 
     The argument is split into multiples of 1/4, which are looked up bit by bit, and a rest, which a Taylor expansion
     around -1/8 evaluates.
@@ -324,12 +331,12 @@ def _exp(value: int) -> int:
 
 
 def _high_multiply(a: int, b: int) -> int:
-    """a × b / 2^31 to nearest, as ``tn_high_multiply``."""
+    """Round a × b / 2^31 to nearest, as ``tn_high_multiply`` does."""
     return (a * b + (1 << 30)) >> 31
 
 
 def _round_shift(value: int, exponent: int) -> int:
-    """value / 2^exponent, halves away from zero, as ``tn_round_shift``."""
+    """Round value / 2^exponent, halves away from zero, as ``tn_round_shift`` does."""
     return (value + (1 << (exponent - 1)) - (value < 0)) >> exponent
 
 
