@@ -1,0 +1,346 @@
+"""A weight-sharing supernet: one set of weights from which every architecture of a search space takes its part.
+
+Trained by the sandwich rule with in-place distillation (Yu and Huang, ICCV 2019; Yu et al., "BigNAS", ECCV 2020): every
+step trains the largest architecture on the labels, and the smallest and a few random ones on the largest's answers.
+Kernels are centre crops of the largest (Cai et al., "Once-for-all", ICLR 2020). An architecture's accuracy is that of
+the standalone network with its weights, batch normalizations recalibrated.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tinynas import checkpoint as checkpoints
+from tinynas.architecture import Architecture
+from tinynas.data import DataSet
+from tinynas.errors import SearchError
+from tinynas.network import (
+    ConvUnit,
+    InvertedBottleneck,
+    Network,
+    build_network,
+    fold_batch_norm,
+    input_shape_at,
+    plane,
+    same_conv2d,
+    scale_to,
+)
+from tinynas.space import InputShape, SearchSpace
+from tinynas.training import (
+    Batches,
+    Progress,
+    ProgressCallback,
+    Schedule,
+    TrainingSettings,
+    accuracy,
+    make_optimizer,
+    prepare,
+    probabilities,
+)
+
+CHECKPOINT_SECONDS = 20.0
+"""At most this much training is lost to an interruption."""
+
+
+class SupernetSettings(BaseModel):
+    """How a supernet is trained and asked; the defaults are tuned for five minutes on two processor cores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    training: TrainingSettings = TrainingSettings()
+    random_per_step: NonNegativeInt = 2
+    """Random architectures in each step, beside the largest and the smallest."""
+    distillation: float = Field(1.0, ge=0, le=1)
+    """The weight of the largest architecture's answers against the labels', for all but the largest."""
+    calibration_images: PositiveInt = 512
+    """Training images from which an architecture's batch normalizations take their statistics."""
+    evaluation_images: PositiveInt = 5000
+    """Validation images that an architecture's accuracy is measured on."""
+
+
+class _ElasticUnit(nn.Module):
+    """The weights of a convolution and its batch normalization, the largest of the space; smaller ones use a part."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], *, activation: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, *kernel))
+        nn.init.kaiming_normal_(self.weight, mode="fan_out" if inputs > 1 else "fan_in", nonlinearity="relu")
+        self.scale = nn.Parameter(torch.ones(outputs))
+        self.shift = nn.Parameter(torch.zeros(outputs))
+        self.activation = activation
+
+    def part(self, inputs: int, outputs: int, kernel: tuple[int, int]) -> Tensor:
+        """The first channels of each side, and the centre of the kernel."""
+        top, left = ((full - side) // 2 for full, side in zip(self.weight.shape[2:], kernel, strict=True))
+        return self.weight[:outputs, :inputs, top : top + kernel[0], left : left + kernel[1]]
+
+    def apply_part(
+        self, values: Tensor, outputs: int, kernel: tuple[int, int], stride: tuple[int, int], groups: int
+    ) -> Tensor:
+        """What the part's `ConvUnit` computes in training mode: normalized by the batch's own statistics."""
+        weight = self.part(values.shape[1] // groups, outputs, kernel)
+        convolved = same_conv2d(values, weight, None, stride, groups)
+        normalized = F.batch_norm(convolved, None, None, self.scale[:outputs], self.shift[:outputs], training=True)
+        return F.relu6(normalized, inplace=True) if self.activation else normalized
+
+    def copy_part_to(self, unit: ConvUnit) -> None:
+        """Give ``unit`` its part of the weights."""
+        outputs, inputs, height, width = unit.conv.weight.shape
+        unit.conv.weight.copy_(self.part(inputs, outputs, (height, width)))
+        norm = cast(nn.BatchNorm2d, unit.norm)
+        norm.weight.copy_(self.scale[:outputs])
+        norm.bias.copy_(self.shift[:outputs])
+
+
+class _ElasticBlock(nn.Module):
+    """The weights of one inverted bottleneck."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], expansion: int) -> None:
+        super().__init__()
+        expanded = inputs * expansion
+        self.expand = _ElasticUnit(inputs, expanded, (1, 1), activation=True)
+        self.depthwise = _ElasticUnit(1, expanded, kernel, activation=True)
+        self.project = _ElasticUnit(expanded, outputs, (1, 1), activation=False)
+
+    def apply_part(
+        self, values: Tensor, outputs: int, kernel: tuple[int, int], stride: tuple[int, int], expansion: int
+    ) -> Tensor:
+        inputs = int(values.shape[1])
+        expanded = inputs * expansion
+        hidden = values if expansion == 1 else self.expand.apply_part(values, expanded, (1, 1), (1, 1), 1)
+        hidden = self.depthwise.apply_part(hidden, expanded, kernel, stride, expanded)
+        projected = self.project.apply_part(hidden, outputs, (1, 1), (1, 1), 1)
+        return values + projected if stride == (1, 1) and inputs == outputs else projected
+
+    def copy_part_to(self, block: InvertedBottleneck) -> None:
+        if isinstance(block.expand, ConvUnit):
+            self.expand.copy_part_to(block.expand)
+        self.depthwise.copy_part_to(block.depthwise)
+        self.project.copy_part_to(block.project)
+
+
+class SupernetWeights(nn.Module):
+    """The shared weights, and the forward pass of any architecture of the space through them."""
+
+    def __init__(self, space: SearchSpace, input_shape: InputShape, classes: int) -> None:
+        super().__init__()
+        self.space, self.input_shape, self.classes = space, input_shape, classes
+        self._plane = plane(input_shape)
+        width, kernel = max(space.widths), self._plane(max(space.kernels))
+        channels = space.channels(space.stem.channels, width)
+        self.stem = _ElasticUnit(input_shape[2], channels, self._plane(space.stem.kernel), activation=True)
+        self.stages = nn.ModuleList()
+        for stage in space.stages:
+            outputs = space.channels(stage.channels, width)
+            blocks = nn.ModuleList()
+            for _ in range(max(stage.depths)):
+                blocks.append(_ElasticBlock(channels, outputs, kernel, max(space.expansions_of(stage))))
+                channels = outputs
+            self.stages.append(blocks)
+        self.classifier = nn.Linear(channels, classes)
+
+    def forward(self, images: Tensor, architecture: Architecture) -> Tensor:
+        """(N, classes) logits of ``architecture`` in training mode, for normalized (N, C, H, W) ``images``."""
+        space, width = self.space, architecture.width
+        size = input_shape_at(architecture.resolution, self.input_shape)[:2]
+        channels = space.channels(space.stem.channels, width)
+        values = self.stem.apply_part(
+            scale_to(images, size), channels, self._plane(space.stem.kernel), self._plane(space.stem.stride), 1
+        )
+        for stage, weights, blocks in zip(space.stages, self.stages, architecture.stages, strict=True):
+            outputs = space.channels(stage.channels, width)
+            for index, block in enumerate(blocks):
+                stride = self._plane(stage.stride if index == 0 else 1)
+                elastic = cast(_ElasticBlock, cast(nn.ModuleList, weights)[index])
+                values = elastic.apply_part(values, outputs, self._plane(block.kernel), stride, block.expansion)
+        features = values.mean(dim=(2, 3))
+        return F.linear(features, self.classifier.weight[:, : features.shape[1]], self.classifier.bias)
+
+    def extract(self, architecture: Architecture) -> Network:
+        """The standalone network with this architecture's part of the weights, its statistics not yet calibrated."""
+        network = build_network(architecture, self.space, self.input_shape, self.classes)
+        blocks = iter(network.blocks)
+        with torch.no_grad():
+            self.stem.copy_part_to(cast(ConvUnit, network.stem))
+            for weights, chosen in zip(self.stages, architecture.stages, strict=True):
+                for elastic in list(cast(nn.ModuleList, weights))[: len(chosen)]:
+                    cast(_ElasticBlock, elastic).copy_part_to(cast(InvertedBottleneck, next(blocks)))
+            network.classifier.weight.copy_(self.classifier.weight[:, : network.classifier.in_features])
+            network.classifier.bias.copy_(self.classifier.bias)
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class SupernetResult:
+    """What training a supernet came to."""
+
+    steps: int
+    epochs: float
+    seconds: float
+    loss: float
+    """Of the largest architecture on the labels, over the last steps."""
+
+
+class Supernet:
+    """A search space's shared weights together with the data set that trains and judges them."""
+
+    def __init__(
+        self, space: SearchSpace, data: DataSet, *, settings: SupernetSettings | None = None, seed: int = 0
+    ) -> None:
+        self.space, self.data, self.seed = space, data, seed
+        self.settings = settings or SupernetSettings()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.weights = SupernetWeights(space, data.input_shape, len(data.classes))
+        self._calibration = _some(len(data.train_labels), self.settings.calibration_images)
+        self._evaluation = _some(len(data.validation_labels), self.settings.evaluation_images)
+        self._prepared: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def train(
+        self,
+        *,
+        epochs: int | None = None,
+        seconds: float | None = None,
+        checkpoint: Path | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> SupernetResult:
+        """Train the shared weights for ``epochs`` or ``seconds``, whichever ends first.
+
+        With ``epochs`` alone the weights depend on nothing but the seed, the settings and the data. ``checkpoint`` is
+        written every few seconds and, when it exists, gone on from; a finished one is loaded and not trained again.
+        Raises SearchError when neither limit is given, the loss is no longer finite, or the checkpoint cannot be used.
+        """
+        data, settings = self.data, self.settings.training
+        schedule = Schedule(settings.learning_rate, settings.warmup, epochs, seconds)
+        batches = Batches(data, max(data.input_shape[:2]), settings, self.seed)
+        optimizer = make_optimizer(self.weights, settings)
+        identity = {
+            "data": data.fingerprint,
+            "space": self.space.model_dump(),
+            "settings": self.settings.model_dump(),
+            "epochs": epochs,
+            "seconds": seconds,
+            "seed": self.seed,
+        }
+        fresh: dict[str, object] = {"step": 0, "elapsed": 0.0, "losses": []}
+        state = checkpoints.resume(checkpoint, identity, self.weights, optimizer) or fresh
+        step, elapsed_before = cast(int, state["step"]), cast(float, state["elapsed"])
+        losses = cast(list[float], state["losses"])
+        self.weights.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        first_step, started = step, time.perf_counter()
+
+        def elapsed() -> float:
+            return elapsed_before + time.perf_counter() - started
+
+        def fraction() -> float:
+            return schedule.fraction(step / batches.per_epoch, elapsed())
+
+        def keep() -> None:
+            done = {"step": step, "elapsed": elapsed(), "losses": losses}
+            checkpoints.keep(checkpoint, identity, self.weights, optimizer, done)
+
+        kept = elapsed()
+        while fraction() < 1:
+            number, first = divmod(step, batches.per_epoch)
+            for images, labels, _ in batches.epoch(number, first):
+                for group in optimizer.param_groups:
+                    group["lr"] = schedule.rate(fraction())
+                optimizer.zero_grad(set_to_none=True)
+                losses = [*losses[-99:], self._accumulate_gradients(images, labels, step)]
+                if not math.isfinite(losses[-1]):
+                    raise SearchError(
+                        f"the supernet's training on '{data.name}' diverged at step {step}; "
+                        f"lower the learning rate of {settings.learning_rate:g}"
+                    )
+                nn.utils.clip_grad_norm_(self.weights.parameters(), GRADIENT_NORM)
+                optimizer.step()
+                step += 1
+                if progress is not None:
+                    rate = (step - first_step) * batches.size / (time.perf_counter() - started)
+                    progress(Progress(fraction(), number, step, losses[-1], rate))
+                if elapsed() - kept > CHECKPOINT_SECONDS:
+                    keep()
+                    kept = elapsed()
+                if fraction() >= 1:
+                    break
+        if step > first_step:
+            keep()
+        return SupernetResult(step, step / batches.per_epoch, elapsed(), math.fsum(losses) / len(losses))
+
+    def _accumulate_gradients(self, images: Tensor, labels: Tensor, step: int) -> float:
+        """The sandwich of one step; returns the largest architecture's loss on the labels."""
+        settings, shape = self.settings, self.data.input_shape
+        rng = random.Random(f"{self.seed}/{step}")
+        logits = self.weights(images, self.space.extreme(shape, largest=True))
+        loss = F.cross_entropy(logits, labels, label_smoothing=settings.training.label_smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        teacher = logits.detach().softmax(dim=1)
+        students = [self.space.extreme(shape, largest=False)]
+        students += [self.space.sample(rng, shape) for _ in range(settings.random_per_step)]
+        for student in students:
+            answers = self.weights(images, student)
+            soft = settings.distillation * F.cross_entropy(answers, teacher)
+            hard = (1 - settings.distillation) * F.cross_entropy(answers, labels)
+            (soft + hard).backward()  # type: ignore[no-untyped-call]
+        return float(loss.item())
+
+    def extract(self, architecture: Architecture) -> Network:
+        """The standalone network of ``architecture``, ready to use or to train on: shared weights, own statistics."""
+        network = self.weights.extract(architecture)
+        calibrate(network, self._images_at(architecture.resolution)[0])
+        return network
+
+    def evaluate(self, architecture: Architecture) -> float:
+        """The accuracy of ``architecture`` on the validation images, with the shared weights."""
+        network = fold_batch_norm(self.extract(architecture))
+        images = self._images_at(architecture.resolution)[1]
+        return accuracy(network, images, self.data.validation_labels[self._evaluation])
+
+    def teacher(self) -> Tensor:
+        """(N, classes) probabilities of the largest architecture for every training image, for distillation."""
+        largest = self.space.extreme(self.data.input_shape, largest=True)
+        network = fold_batch_norm(self.extract(largest))
+        return probabilities(network, prepare(self.data, self.data.train_images, largest.resolution))
+
+    def _images_at(self, resolution: int) -> tuple[Tensor, Tensor]:
+        """The calibration and evaluation images at one resolution, prepared once."""
+        if resolution not in self._prepared:
+            self._prepared[resolution] = (
+                prepare(self.data, self.data.train_images[self._calibration], resolution),
+                prepare(self.data, self.data.validation_images[self._evaluation], resolution),
+            )
+        return self._prepared[resolution]
+
+
+def _some(count: int, wanted: int) -> npt.NDArray[np.int64]:
+    """At most ``wanted`` of ``count`` places, always the same ones: the data may be sorted by class."""
+    return np.sort(np.random.default_rng(0).permutation(count)[:wanted])
+
+
+GRADIENT_NORM = 5.0
+"""Gradients are scaled down to this length: four architectures' worth add up in each step."""
+
+
+def calibrate(network: nn.Module, images: Tensor) -> None:
+    """Set the batch normalizations' statistics of ``network`` to those of one batch, prepared training ``images``."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0  # the batch's statistics alone, nothing of what was there
+    with torch.inference_mode():
+        network.train()(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.eval()
