@@ -1,0 +1,22 @@
+/* What each board's board.c provides to the shared start-up code and to the harness. */
+#ifndef BOARD_H
+#define BOARD_H
+
+#include <stdint.h>
+
+/* Interrupt handlers live side by side in this section, so that their cycles can be told from the model's. */
+#define TN_HANDLER __attribute__((section(".text.tn_handlers"), used))
+
+/* Sets up clocks, pins and the UART at 115,200 baud with its receive interrupt enabled in the UART. */
+void board_start(void);
+
+/* The core's clock, once board_start has run. */
+uint32_t board_clock_hz(void);
+
+/* Sends one byte, waiting for room. */
+void board_put(uint8_t byte);
+
+/* The UART's receive interrupt: hands each byte to platform_received while there is room. */
+void board_uart_handler(void);
+
+#endif

@@ -1,0 +1,123 @@
+/* The platform on a Cortex-M: bytes come by interrupt into a ring, time comes from SysTick.
+ *
+ * SysTick counts core clocks exactly as DWT's CYCCNT does, but exists on every core and in the emulator, and goes on
+ * while the core sleeps. So what is tested on the emulator is what runs on the part. It wraps every 2^24 ticks; an
+ * interrupt counts the wraps, at a cost of some 30 cycles in 16 million. */
+#include "platform.h"
+
+#include "board.h"
+#include "board_interrupt.h"
+#include "cortexm.h"
+
+#define RING_BYTES 128u /* a power of two, more than the longest command */
+#define TICK_MASK 0xFFFFFFu
+#define UART_INTERRUPT_BIT (1u << (TN_UART_INTERRUPT % 32))
+#define PAUSE_LOOPS 300u /* some 1,500 cycles: less than a byte takes at 115,200 baud */
+#define POLLS_BEFORE_SLEEP 50u
+
+extern uint8_t tn_free_start[], tn_free_end[];
+
+static uint8_t ring[RING_BYTES];
+static volatile uint32_t ring_head, ring_tail, ring_lost;
+static volatile int polling; /* the receive interrupt is off */
+static volatile uint32_t tick_wraps;
+
+/* Bytes come by interrupt while the harness computes or writes. While it waits for them it polls instead, with pauses
+ * in which an emulated UART gathers some: five times less work for the emulator than an interrupt for each. */
+static void poll_from_now(void) {
+  if (polling) return;
+  polling = 1;
+  NVIC_ICER(TN_UART_INTERRUPT / 32) = UART_INTERRUPT_BIT;
+}
+
+static void interrupt_from_now(void) {
+  if (!polling) return;
+  polling = 0;
+  NVIC_ISER(TN_UART_INTERRUPT / 32) = UART_INTERRUPT_BIT;
+}
+
+/* A full ring leaves the byte in the UART. */
+TN_HANDLER int platform_has_room(void) {
+  if (ring_head - ring_tail < RING_BYTES) return 1;
+  NVIC_ICER(TN_UART_INTERRUPT / 32) = UART_INTERRUPT_BIT;
+  polling = 1;
+  return 0;
+}
+
+TN_HANDLER void platform_received(uint8_t byte) {
+  uint32_t head = ring_head;
+  ring[head % RING_BYTES] = byte;
+  ring_head = head + 1;
+}
+
+TN_HANDLER void platform_lost(void) { ring_lost = 1; }
+
+TN_HANDLER void platform_tick_handler(void) { ++tick_wraps; }
+
+void platform_start(void) {
+  board_start();
+  SYST_RVR = TICK_MASK;
+  SYST_CVR = 0;
+  SYST_CSR = SYST_CSR_ENABLE | SYST_CSR_TICKINT | SYST_CSR_CLKSOURCE;
+  polling = 1;
+  interrupt_from_now();
+}
+
+uint64_t platform_ticks(void) {
+  uint32_t wraps, value, pending;
+  do {
+    wraps = tick_wraps;
+    value = SYST_CVR;
+    pending = SCB_ICSR & SCB_ICSR_PENDSTSET;
+  } while (wraps != tick_wraps || pending);
+  return ((uint64_t)wraps << 24) + (TICK_MASK - value);
+}
+
+uint32_t platform_ticks_per_second(void) { return board_clock_hz(); }
+
+/* Sleeps unless a byte has come. With interrupts masked, one that comes between the test and WFI still ends WFI. */
+static void sleep_until_interrupt(void) {
+  __asm volatile("cpsid i" ::: "memory");
+  if (ring_head == ring_tail) __asm volatile("wfi" ::: "memory");
+  __asm volatile("cpsie i" ::: "memory");
+}
+
+int platform_read(uint32_t timeout_ms) {
+  uint64_t deadline = 0;
+  uint32_t polls = 0;
+  while (ring_head == ring_tail) {
+    poll_from_now();
+    board_uart_handler();
+    if (++polls < POLLS_BEFORE_SLEEP) {
+      for (volatile uint32_t i = 0; i < PAUSE_LOOPS && ring_head == ring_tail; ++i) {
+      }
+      continue;
+    }
+    if (timeout_ms) {
+      uint64_t now = platform_ticks();
+      if (!deadline) deadline = now + (uint64_t)timeout_ms * (platform_ticks_per_second() / 1000u);
+      if (now >= deadline) return PLATFORM_TIMEOUT;
+    }
+    interrupt_from_now();
+    sleep_until_interrupt();
+  }
+  if (ring_lost) {
+    ring_lost = 0;
+    ring_tail = ring_head;
+    return PLATFORM_OVERRUN;
+  }
+  uint32_t tail = ring_tail;
+  int byte = ring[tail % RING_BYTES];
+  ring_tail = tail + 1;
+  return byte;
+}
+
+void platform_write(const char *text) {
+  interrupt_from_now();
+  while (*text) board_put((uint8_t)*text++);
+}
+
+uint8_t *platform_free_memory(size_t *bytes) {
+  *bytes = (size_t)(tn_free_end - tn_free_start);
+  return tn_free_start;
+}

@@ -1,0 +1,48 @@
+/* Arm MPS2, AN386: 25 MHz, CMSDK UART 0 (Arm DAI0386, DDI0479). */
+#include "board.h"
+
+#include "cortexm.h"
+#include "platform.h"
+
+#define UART_DATA TN_REGISTER(0x40004000u)
+#define UART_STATE TN_REGISTER(0x40004004u)
+#define UART_CTRL TN_REGISTER(0x40004008u)
+#define UART_INTCLEAR TN_REGISTER(0x4000400Cu)
+#define UART_BAUDDIV TN_REGISTER(0x40004010u)
+
+#define UART_STATE_TX_FULL (1u << 0)
+#define UART_STATE_RX_FULL (1u << 1)
+#define UART_STATE_RX_OVERRUN (1u << 3)
+#define UART_CTRL_TX (1u << 0)
+#define UART_CTRL_RX (1u << 1)
+#define UART_CTRL_RX_INTERRUPT (1u << 3)
+#define UART_INTCLEAR_RX (1u << 1)
+
+#define CLOCK_HZ 25000000u
+#define BAUD 115200u
+
+void board_start(void) {
+  UART_BAUDDIV = CLOCK_HZ / BAUD;
+  UART_CTRL = UART_CTRL_TX | UART_CTRL_RX | UART_CTRL_RX_INTERRUPT;
+}
+
+uint32_t board_clock_hz(void) { return CLOCK_HZ; }
+
+void board_put(uint8_t byte) {
+  while (UART_STATE & UART_STATE_TX_FULL) {
+  }
+  UART_DATA = byte;
+}
+
+TN_HANDLER void board_uart_handler(void) {
+  while (platform_has_room()) {
+    uint32_t status = UART_STATE;
+    if (status & UART_STATE_RX_OVERRUN) {
+      UART_STATE = UART_STATE_RX_OVERRUN;
+      platform_lost();
+    }
+    if (!(status & UART_STATE_RX_FULL)) break;
+    UART_INTCLEAR = UART_INTCLEAR_RX; /* before the read: the next byte may come with it */
+    platform_received((uint8_t)UART_DATA);
+  }
+}

@@ -1,0 +1,7 @@
+#include "platform.h"
+#include "protocol.h"
+
+int main(void) {
+  platform_start();
+  protocol_run();
+}
