@@ -132,7 +132,7 @@ def run_torch(module: torch.nn.Module, inputs: FloatArray) -> FloatArray:
     frozen = copy.deepcopy(module).cpu().eval()
     images = torch.from_numpy(np.ascontiguousarray(inputs.transpose(_CHANNELS_FIRST)))
     with torch.inference_mode():
-        parts = [frozen(batch) for batch in images.split(_TORCH_BATCH)]
+        parts = [frozen(batch) for batch in torch.split(images, _TORCH_BATCH)]
     return np.asarray(torch.cat(parts).flatten(1).numpy(), np.float32)
 
 
@@ -142,7 +142,10 @@ def run_onnx(path: Path, inputs: FloatArray) -> FloatArray:
         evaluator = ReferenceEvaluator(str(path))
     (name,) = evaluator.input_names
     images = np.ascontiguousarray(inputs.transpose(_CHANNELS_FIRST))
-    rows = [np.asarray(evaluator.run(None, {name: image[np.newaxis]})[0]).reshape(-1) for image in images]
+    rows = []
+    for image in images:
+        (output,) = evaluator.run(None, {name: image[np.newaxis]})
+        rows.append(np.asarray(output).reshape(-1))
     return np.asarray(rows, np.float32)
 
 

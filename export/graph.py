@@ -57,7 +57,7 @@ class Activation(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """Affine quantization, real = scale × (quantized − zero_point); one pair for the tensor, or one per channel of ``axis``."""
+    """Affine quantization, real = scale × (quantized − zero_point): one pair, or one per channel of ``axis``."""
 
     scales: tuple[float, ...]
     zero_points: tuple[int, ...]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 from export.errors import ModelFormatError, UnsupportedOperatorError
@@ -361,13 +361,11 @@ def _average_pool(node: Node) -> Activation:
     image, window = _pool_window(node)
     if window.dilation != (1, 1):
         raise node.unsupported(f"the dilation is {list(window.dilation)}")
-    if node.attributes.get("count_include_pad", 0) and window.pads != ((0, 0), (0, 0)):
-        tensor, padding = tf.pad(image.tensor, [(0, 0), *window.pads, (0, 0)]), "VALID"
-    else:
-        padding = window.implicit_padding()
-        if padding is None:
-            raise node.unsupported(f"the padding {list(window.pads)} is not counted and is not SAME")
-        tensor = image.tensor
+    tensor, padding = image.tensor, window.implicit_padding()
+    if node.attributes.get("count_include_pad", 0) and padding != "VALID":
+        tensor, padding = tf.pad(tensor, [(0, 0), *window.pads, (0, 0)]), "VALID"
+    if padding is None:
+        raise node.unsupported(f"the padding {list(window.pads)} is not counted and is not SAME")
     pooled = tf.nn.avg_pool2d(tensor, window.kernel, window.stride, padding)
     return Activation(pooled, non_negative=image.non_negative)
 

@@ -22,6 +22,7 @@ _OPERATOR_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).ite
 _TYPE_NAMES = {code: name for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
 _ACTIVATION_NAMES = {code: name for name, code in vars(schema.ActivationFunctionType).items() if isinstance(code, int)}
 _SAME = schema.Padding.SAME
+_SIZE_KEEPING = (OpKind.RESHAPE, OpKind.QUANTIZE, OpKind.DEQUANTIZE, OpKind.RELU, OpKind.RELU6, OpKind.SOFTMAX)
 
 
 def read_tflite(path: Path) -> Graph:
@@ -103,9 +104,10 @@ class _SubgraphReader:
     def _tensor(self, record: Any) -> Tensor:
         name = (record.name or b"").decode("utf-8", errors="replace")
         shape = tuple(int(size) for size in record.shape) if record.shape is not None else ()
-        if any(size < 0 for size in shape) or (record.shapeSignature is not None and min(record.shapeSignature) < 0):
-            if record.shapeSignature is None or min(record.shapeSignature[1:], default=0) < 0 or min(shape) < 1:
-                raise ModelFormatError(f"the tensor '{name}' has no fixed shape; convert the model with a fixed input size")
+        # Keras marks the batch alone as free (-1), which a batch of 1 satisfies.
+        free = record.shapeSignature is not None and min(record.shapeSignature[1:], default=1) < 0
+        if free or min(shape, default=1) < 0:
+            raise ModelFormatError(f"the tensor '{name}' has no fixed shape; convert the model with a fixed input size")
         dtype = _DTYPES.get(record.type)
         buffer = self._model.buffers[record.buffer].data
         data = None
@@ -118,7 +120,8 @@ class _SubgraphReader:
         return Tensor(
             name=name,
             shape=shape,
-            dtype=dtype or DType.FLOAT32,  # only a stand-in: an operator that uses the tensor is refused by its raw type
+            dtype=dtype
+            or DType.FLOAT32,  # only a stand-in: an operator that uses the tensor is refused by its raw type
             quantization=self._quantization(record.quantization, name),
             is_constant=data is not None,
             data=data,
@@ -162,7 +165,9 @@ class _SubgraphReader:
 
     def _check_types(self, kind: OpKind, layer: str, inputs: list[int], outputs: tuple[int, ...]) -> None:
         if min(inputs, default=-1) < 0 or len(outputs) != 1:
-            raise ModelFormatError(f"{kind.value} of the layer '{layer}' has {len(inputs)} inputs, {len(outputs)} outputs")
+            raise ModelFormatError(
+                f"{kind.value} of the layer '{layer}' has {len(inputs)} inputs, {len(outputs)} outputs"
+            )
         expected = {OpKind.ADD: (2,), OpKind.CONCATENATION: range(1, 256), OpKind.FULLY_CONNECTED: (2, 3)}
         expected |= {OpKind.CONV_2D: (2, 3), OpKind.DEPTHWISE_CONV_2D: (2, 3)}
         if len(inputs) not in expected.get(kind, (1,)):
@@ -178,13 +183,14 @@ class _SubgraphReader:
             if tensor.dtype is DType.INT8 and tensor.quantization is None:
                 raise ModelFormatError(f"the int8 tensor '{tensor.name}' has no scale; quantize the model again")
         source, target = self.tensors[inputs[0]], self.tensors[outputs[0]]
-        if kind in (OpKind.RESHAPE, OpKind.QUANTIZE, OpKind.DEQUANTIZE, OpKind.RELU, OpKind.RELU6, OpKind.SOFTMAX):
-            if source.elements != target.elements:
-                raise ModelFormatError(
-                    f"{kind.value} of the layer '{layer}' turns {list(source.shape)} into {list(target.shape)}"
-                )
+        if kind in _SIZE_KEEPING and source.elements != target.elements:
+            raise ModelFormatError(
+                f"{kind.value} of the layer '{layer}' turns {list(source.shape)} into {list(target.shape)}"
+            )
 
-    def _attributes(self, kind: OpKind, layer: str, inputs: list[int], outputs: tuple[int, ...], options: Any) -> dict[str, Any]:
+    def _attributes(
+        self, kind: OpKind, layer: str, inputs: list[int], outputs: tuple[int, ...], options: Any
+    ) -> dict[str, Any]:
         match kind:
             case OpKind.CONV_2D:
                 groups = self.tensors[inputs[0]].shape[-1] // max(1, self.tensors[inputs[1]].shape[-1])
@@ -231,10 +237,9 @@ class _SubgraphReader:
 
     def _window(self, layer: str, inputs: list[int], outputs: tuple[int, ...], options: Any) -> dict[str, Any]:
         source, target = self.tensors[inputs[0]].shape, self.tensors[outputs[0]].shape
+        kernel: tuple[int, ...] = self.tensors[inputs[1]].shape[1:3] if len(inputs) > 1 else ()
         if hasattr(options, "filterHeight"):
             kernel = (options.filterHeight, options.filterWidth)
-        else:
-            kernel = tuple(self.tensors[inputs[1]].shape[1:3])
         stride = (options.strideH, options.strideW)
         dilation = (getattr(options, "dilationHFactor", 1), getattr(options, "dilationWFactor", 1))
         if len(source) != 4 or len(target) != 4 or len(kernel) != 2 or min(*kernel, *stride, *dilation) < 1:
@@ -252,5 +257,5 @@ class _SubgraphReader:
                     f"but the file says {target[axis + 1]}"
                 )
             padding.append(before)
-        window = Window(kernel, stride, dilation, (padding[0], padding[1]))
+        window = Window((kernel[0], kernel[1]), stride, dilation, (padding[0], padding[1]))
         return {"activation": self._activation(layer, options), "window": window}

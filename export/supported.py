@@ -1,4 +1,4 @@
-"""What a model may contain: one table, used by the reader, by its errors and by the generated page ``docs/operators.md``.
+"""What a model may contain: one table, used by the reader, its errors and the generated page ``docs/operators.md``.
 
 Each constraint is a function whose docstring is the sentence that the documentation shows. It returns None when the
 operator is fine, else what was found.

@@ -11,8 +11,11 @@ import numpy.typing as npt
 
 from export.atomic import write_bytes
 from export.errors import ExportError
-from export.onnx_to_tensorflow import concrete_function, tf
+from export.onnx_to_tensorflow import concrete_function
 from export.quiet import quiet
+
+with quiet("loading TensorFlow"):
+    import tensorflow as tf
 
 
 def convert_float(onnx_path: Path, out: Path) -> None:
@@ -24,7 +27,7 @@ def convert_float(onnx_path: Path, out: Path) -> None:
 
 
 def convert_int8(onnx_path: Path, representative: npt.NDArray[np.float32], out: Path) -> None:
-    """Write the network of ``onnx_path`` to ``out`` as TensorFlow Lite, int8 throughout: weights, activations, input, output.
+    """Write the network of ``onnx_path`` to ``out`` as int8 TensorFlow Lite: weights, activations, input and output.
 
     ``representative`` is [N, H, W, C] float32, as the network will see it: the ranges of all activations are taken from
     it. Weights have one scale per output channel. The same arguments give the same bytes.

@@ -69,7 +69,7 @@ class SearchSpace(BaseModel):
         The rounding rule is MobileNetV2's (Sandler et al., CVPR 2018).
         """
         multiple = self.channel_multiple
-        rounded = max(multiple, int(base * width + multiple / 2) // multiple * multiple)
+        rounded: int = max(multiple, int(base * width + multiple / 2) // multiple * multiple)
         return rounded + multiple if rounded < 0.9 * base * width else rounded
 
     def sample(self, rng: random.Random, input_shape: InputShape) -> Architecture:
@@ -116,7 +116,7 @@ class SearchSpace(BaseModel):
             sum((len(self.kernels) * len(self.expansions_of(stage))) ** depth for depth in stage.depths)
             for stage in self.stages
         )
-        return len(self.resolutions(input_shape)) * len(self.widths) * math.prod(per_stage)
+        return int(len(self.resolutions(input_shape)) * len(self.widths) * math.prod(per_stage))
 
 
 def space_names() -> tuple[str, ...]:

@@ -1,0 +1,130 @@
+"""Generates a model's C: constants, one function per layer, the static arena. The same graph gives the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jinja2
+
+from export.graph import DType, Graph, Tensor, macs
+from export.layers import ConstantArray, Fields, LayerCode, c_float, layer_code
+from export.planner import Plan, plan
+from export.schedule import ALIGNMENT
+from export.verify_plan import verify_plan
+
+_VALUES_PER_LINE = 24
+_LONGEST_NAME = 31
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GeneratedModel:
+    """The generated files, and the plan behind them."""
+
+    name: str
+    model_id: str
+    """First 16 hex digits of the SHA-256 of everything that decides the outputs."""
+    plan: Plan
+    files: Mapping[str, str]
+    """Texts by file name: model.c and model.h."""
+
+    @property
+    def identifier(self) -> str:
+        """The name as a C identifier."""
+        return _identifier(self.name)
+
+
+def generate(graph: Graph) -> GeneratedModel:
+    """Plan ``graph``, check the plan with the independent verifier, and write the C.
+
+    Raises ExportError when a constant has no data or a tensor no quantization.
+    """
+    planned = plan(graph)
+    verify_plan(planned)
+    layers = [layer_code(planned, step) for step in range(len(graph.operators))]
+    model_id = _model_id(layers, planned)
+    context = {
+        "name": re.sub(r"[^ -~]|\*/|/\*|\\|\"", "?", graph.name),
+        "short_name": _identifier(graph.name)[:_LONGEST_NAME],
+        "model_id": model_id,
+        "arena_bytes": planned.arena_bytes,
+        "lower_bound_bytes": planned.lower_bound_bytes,
+        "macs": sum(macs(graph, operator) for operator in graph.operators),
+        "constant_bytes": sum(array.values.nbytes for layer in layers for array in layer.arrays),
+        "input": _end(planned, graph.inputs[0]),
+        "output": _end(planned, graph.outputs[0]),
+        "layers": [_layer_context(layer) for layer in layers],
+        "alignment": ALIGNMENT,
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("export"), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True, autoescape=False,
+    )  # fmt: skip
+    files = {name: environment.get_template(f"{name}.j2").render(model=context) for name in ("model.c", "model.h")}
+    return GeneratedModel(graph.name, model_id, planned, files)
+
+
+def _model_id(layers: list[LayerCode], planned: Plan) -> str:
+    digest = hashlib.sha256(repr([(buffer.offset, buffer.size_bytes) for buffer in planned.buffers]).encode())
+    for layer in layers:
+        digest.update(repr((layer.calls, [(s.c_type, s.fields) for s in layer.structs])).encode())
+        for array in layer.arrays:
+            digest.update(array.values.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _identifier(name: str) -> str:
+    words = re.sub(r"\W", "_", name, flags=re.ASCII).lower()
+    return words if words[:1].isalpha() else f"model_{words}"
+
+
+def _end(planned: Plan, index: int) -> dict[str, object]:
+    """What the header says of an input or output."""
+    tensor: Tensor = planned.graph.tensors[index]
+    quantization = tensor.quantization
+    is_float = tensor.dtype is DType.FLOAT32 or quantization is None
+    return {
+        "name": re.sub(r"[^ -~]|\*/|/\*|\\", "?", tensor.name),
+        "dtype": tensor.dtype.value,
+        "shape": tensor.shape,
+        "size_bytes": tensor.size_bytes,
+        "element_bytes": tensor.dtype.size_bytes,
+        "scale": "1.0f" if is_float or quantization is None else c_float(quantization.scale),
+        "zero_point": 0 if is_float or quantization is None else quantization.zero_point,
+        "offset": planned.buffer_of(index).offset,
+    }
+
+
+def _layer_context(layer: LayerCode) -> dict[str, object]:
+    return {
+        "function": layer.function,
+        "title": layer.title,
+        "arrays": [_array_context(array) for array in layer.arrays],
+        "structs": [{"type": s.c_type, "name": s.name, "body": _initializer(s.fields)} for s in layer.structs],
+        "calls": layer.calls,
+    }
+
+
+def _array_context(array: ConstantArray) -> dict[str, object]:
+    suffix = "u" if array.values.dtype.kind == "u" else ""
+    # -2147483648 is a negated constant that does not fit in C; no multiplier or bias that was checked can be it.
+    values = [f"{value}{suffix}" for value in array.values.tolist()]
+    lines = [
+        "    " + ", ".join(values[start : start + _VALUES_PER_LINE]) + ","
+        for start in range(0, len(values), _VALUES_PER_LINE)
+    ]
+    return {"type": array.c_type, "name": array.name, "elements": len(values), "body": "\n".join(lines)}
+
+
+def _initializer(fields: Fields) -> str:
+    return "\n".join(f"    .{name} = {_expression(value)}," for name, value in fields.items())
+
+
+def _expression(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f".{name} = {_expression(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, tuple):
+        return "{" + ", ".join(_expression(item) for item in value) + "}"
+    return str(value)

@@ -1,0 +1,56 @@
+"""Costs of a candidate before anything is trained: the compiler's own planner, the flash model and the cost model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from export.flash import flash_bytes
+
+from devices.profile import DeviceProfile
+from export.graph import Graph, macs
+from export.planner import plan
+from tinynas.architecture import Architecture
+from tinynas.cost_model import CostModel
+from tinynas.evaluation import Costs
+from tinynas.lower import lower
+from tinynas.space import InputShape, SearchSpace
+
+
+@dataclass(frozen=True)
+class CandidateCosts:
+    """Computes the costs of architectures on one device; call it with an architecture.
+
+    SRAM and flash are what the linker will report, not an estimate: the same planner compiles the exported model.
+    """
+
+    space: SearchSpace
+    input_shape: InputShape
+    classes: int
+    profile: DeviceProfile
+    cost_model: CostModel
+
+    def graph(self, architecture: Architecture) -> Graph:
+        """The graph that the exported int8 model will have."""
+        return lower(architecture, self.space, self.input_shape, self.classes)
+
+    def __call__(self, architecture: Architecture) -> Costs:
+        graph = self.graph(architecture)
+        latency_ms = self.cost_model.latency_ms(graph, self.profile)
+        return Costs(
+            macs=total_macs(graph),
+            parameters=parameters(graph),
+            sram_bytes=plan(graph).arena_bytes,
+            flash_bytes=flash_bytes(graph, self.profile),
+            latency_ms=latency_ms,
+            energy_mj=self.profile.energy_mj(latency_ms),
+        )
+
+
+def total_macs(graph: Graph) -> int:
+    """Multiply-accumulates of one inference."""
+    return sum(macs(graph, operator) for operator in graph.operators)
+
+
+def parameters(graph: Graph) -> int:
+    """Weights and biases."""
+    return sum(tensor.elements for tensor in graph.tensors if tensor.is_constant)

@@ -1,0 +1,205 @@
+"""Predicts latency and energy from what each layer physically does, and learns from measurements.
+
+A layer's zero-wait cycles are a sum of non-negative terms, one per feature of its kernel: multiply-accumulates, outputs
+to requantize, output pixels to set up, rows, and a constant. The coefficients start from a prior per core, so that the
+first prediction is usable before anything has been measured; every batch of measurements refits them. They are stored
+as text with the hash of what they were fitted on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import nnls
+
+from devices.profile import DeviceProfile
+from export.graph import Graph, Operator, macs
+from export.kernels import kernel_of
+from tinynas.errors import SearchError
+from tinynas.files import write_atomically
+
+FEATURES = ("macs", "outputs", "pixels", "rows", "layers")
+"""What a layer's cycles are made of: multiply-accumulates, output elements (each is requantized and stored), output
+pixels, output rows, and one per layer."""
+
+_PRIOR_WEIGHT = 0.02
+"""How much one coefficient's relative departure from the prior costs, against a measured network's relative error."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFeatures:
+    """The physical features of one layer and the kernel that runs it."""
+
+    kernel: str
+    values: tuple[float, ...]
+    """In the order of FEATURES."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredNetwork:
+    """One network's layers and the cycles that each took on a board."""
+
+    layers: tuple[LayerFeatures, ...]
+    cycles: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How well predictions agree with measurements of whole networks."""
+
+    networks: int
+    mape: float
+    """Mean absolute relative error, in per cent."""
+    within_10_percent: float
+    """Share of the networks, 0 to 1, predicted within ±10 %."""
+    kendall_tau: float
+    """Rank correlation; NaN is never reported: with fewer than two networks it is 1."""
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Cycles per unit of each feature, per kernel."""
+
+    core: str
+    coefficients: dict[str, tuple[float, ...]]
+    source: str
+    """The prior's origin, or the hash of the measurements that the coefficients were fitted on."""
+
+    def layer_cycles(self, layer: LayerFeatures) -> float:
+        """Zero-wait cycles of one layer."""
+        weights = self.coefficients.get(layer.kernel)
+        if weights is None:
+            raise SearchError(f"the cost model of {self.core} knows no kernel '{layer.kernel}'")
+        return sum(weight * value for weight, value in zip(weights, layer.values, strict=True))
+
+    def cycles(self, layers: Iterable[LayerFeatures]) -> float:
+        """Zero-wait cycles of a whole network."""
+        return sum(self.layer_cycles(layer) for layer in layers)
+
+    def latency_ms(self, graph: Graph, profile: DeviceProfile) -> float:
+        """Predicted latency of ``graph`` on the part."""
+        return profile.latency_ms(self.cycles(layer_features(graph)))
+
+    def refit(self, measured: Sequence[MeasuredNetwork]) -> CostModel:
+        """New coefficients from per-layer measurements, drawn towards this model's where the data say little.
+
+        Non-negative least squares, one problem per kernel. Each row is divided by its network's cycles, so that what is
+        minimised is the relative error of whole networks.
+        """
+        rows: dict[str, list[list[float]]] = defaultdict(list)
+        targets: dict[str, list[float]] = defaultdict(list)
+        for network in measured:
+            total = sum(network.cycles)
+            for layer, cycles in zip(network.layers, network.cycles, strict=True):
+                rows[layer.kernel].append([value / total for value in layer.values])
+                targets[layer.kernel].append(cycles / total)
+        coefficients = dict(self.coefficients)
+        for kernel, matrix in rows.items():
+            prior = np.array(self.coefficients[kernel])
+            typical = np.abs(np.array(matrix)).mean(axis=0)
+            # A coefficient that the prior puts at zero stays free to grow at the scale of the kernel's own cycles.
+            strength = _PRIOR_WEIGHT * np.maximum(typical, 1e-12)
+            design = np.vstack([np.array(matrix), np.diag(strength)])
+            answer, _ = nnls(design, np.concatenate([np.array(targets[kernel]), strength * prior]))
+            coefficients[kernel] = tuple(float(value) for value in answer)
+        return CostModel(self.core, coefficients, f"fitted on {len(measured)} networks, sha256 {_digest(measured)}")
+
+    def fit_of(self, measured: Sequence[MeasuredNetwork]) -> Fit:
+        """Compare the predictions with what was measured."""
+        actual = [sum(network.cycles) for network in measured]
+        return compare([self.cycles(network.layers) for network in measured], actual)
+
+    def save(self, path: Path) -> None:
+        """Write the coefficients as JSON."""
+        content = {"core": self.core, "source": self.source, "features": FEATURES, "coefficients": self.coefficients}
+        write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> CostModel:
+        """Read what `save` wrote. Raises SearchError when the file does not hold a cost model of these features."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if tuple(content["features"]) != FEATURES:
+                raise ValueError(f"its features are {content['features']}")
+            coefficients = {name: tuple(map(float, values)) for name, values in content["coefficients"].items()}
+            return cls(content["core"], coefficients, content["source"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SearchError(
+                f"{path} does not hold a cost model ({error}); delete it to start from the prior"
+            ) from error
+
+
+def compare(predicted: Sequence[float], actual: Sequence[float]) -> Fit:
+    """Error and rank agreement of predictions."""
+    if not actual:
+        raise SearchError("nothing has been measured, so there is nothing to compare predictions with")
+    errors = [abs(p - a) / a for p, a in zip(predicted, actual, strict=True)]
+    return Fit(
+        networks=len(actual),
+        mape=100 * sum(errors) / len(errors),
+        within_10_percent=sum(error <= 0.1 for error in errors) / len(errors),
+        kendall_tau=kendall_tau(predicted, actual),
+    )
+
+
+def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
+    """Kendall's tau-b of two rankings (Kendall, 1945); 1 when there are fewer than two items to rank."""
+    concordant = discordant = ties_first = ties_second = 0
+    for i in range(len(first)):
+        for j in range(i):
+            a, b = first[i] - first[j], second[i] - second[j]
+            concordant += a * b > 0
+            discordant += a * b < 0
+            ties_first += a == 0
+            ties_second += b == 0
+    pairs = len(first) * (len(first) - 1) // 2
+    denominator = math.sqrt((pairs - ties_first) * (pairs - ties_second))
+    return (concordant - discordant) / denominator if denominator else 1.0
+
+
+def layer_features(graph: Graph) -> tuple[LayerFeatures, ...]:
+    """The features of every layer of ``graph``, in order."""
+    return tuple(_features(graph, operator) for operator in graph.operators)
+
+
+def _features(graph: Graph, operator: Operator) -> LayerFeatures:
+    kernel = kernel_of(graph, operator)
+    output = graph.output_tensor(operator)
+    work = macs(graph, operator)
+    if not work:  # pools, means and element-wise layers touch each input element once per window that covers it
+        taps = math.prod(operator.window.kernel) if operator.window else 1
+        work = max(graph.input_tensors(operator)[0].elements, output.elements * taps)
+    pixels = output.elements // output.shape[-1]
+    rows = output.shape[1] if len(output.shape) == 4 else 1
+    return LayerFeatures(kernel, (float(work), float(output.elements), float(pixels), float(rows), 1.0))
+
+
+@cache
+def prior(core: str) -> CostModel:
+    """The cost model of a core before anything has been measured."""
+    text = (resources.files("tinynas") / "cost_priors.toml").read_text(encoding="utf-8")
+    table = tomllib.loads(text)
+    entry = table["cores"].get(core)
+    if entry is None:
+        raise SearchError(f"there is no latency prior for the core '{core}'; known are {', '.join(table['cores'])}")
+    base = table["cores"][entry["like"]] if "like" in entry else entry
+    factor = entry.get("factor", 1.0)
+    coefficients = {
+        kernel: tuple(factor * float(value) for value in values) for kernel, values in base["kernels"].items()
+    }
+    return CostModel(core, coefficients, entry["source"])
+
+
+def _digest(measured: Sequence[MeasuredNetwork]) -> str:
+    text = json.dumps([[[(layer.kernel, layer.values) for layer in m.layers], m.cycles] for m in measured])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
