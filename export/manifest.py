@@ -62,6 +62,8 @@ def tool_versions() -> dict[str, str]:
 
 
 def _files(directory: Path) -> dict[str, dict[str, Any]]:
+    if not directory.is_dir():
+        raise ExportError(f"there is no export in '{directory}' to describe; export into it first")
     files = {}
     try:
         for path in sorted(directory.rglob("*")):
