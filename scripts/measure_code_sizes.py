@@ -15,7 +15,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-
 from export.atomic import write_bytes
 from export.codegen import generate
 from export.graph import DType, Graph, Operator, OpKind, Quantization, Tensor, Window
