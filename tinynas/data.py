@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.util
+import math
 import pickle
 import zipfile
 import zlib
@@ -167,10 +168,11 @@ def _read_idx(path: Path) -> npt.NDArray[np.uint8]:
     except (OSError, EOFError, zlib.error) as error:
         raise SearchError(f"{path} cannot be read ({error}); reinstall the package dataset-fashion-mnist") from error
     # Two zero bytes, the element type (8: unsigned byte), the rank, then each size as a big-endian 32-bit integer.
-    if len(content) >= 4 and content[:3] == b"\x00\x00\x08":
-        sizes = np.frombuffer(content[4 : 4 + 4 * content[3]], ">u4").astype(int)
-        if len(content) == 4 + 4 * content[3] + int(np.prod(sizes)):
-            return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(sizes)
+    header = 4 + 4 * content[3] if len(content) > 3 else 4
+    if content[:3] == b"\x00\x00\x08" and len(content) >= header:
+        sizes = [int(size) for size in np.frombuffer(content[4:header], ">u4")]
+        if len(content) == header + math.prod(sizes):
+            return np.frombuffer(content, np.uint8, offset=header).reshape(sizes)
     raise SearchError(f"{path} is not a complete idx file; reinstall the package dataset-fashion-mnist")
 
 

@@ -1,0 +1,151 @@
+"""Hand-made networks to compare with: what an engineer would try first, scaled by a width multiplier to fit a budget.
+
+Each is the published topology with its strides adapted to small inputs, as its description says, and the same
+convolution units as the search space, so that training and export treat all of them alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+
+from tinynas.errors import SearchError
+from tinynas.network import ConvUnit, InvertedBottleneck, Network, plane
+from tinynas.space import InputShape
+
+CHANNEL_MULTIPLE = 4
+"""Channels are rounded to this, as in the search space: the kernels work on four at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """One family of hand-made networks."""
+
+    name: str
+    description: str
+    default_width: float
+    """The width multiplier that the name stands for."""
+    build: Callable[[float, InputShape, int], Network]
+    """From the width multiplier, the input's (height, width, channels) and the number of classes."""
+
+
+def mobilenet_v2(width: float, input_shape: InputShape, classes: int) -> Network:
+    """MobileNetV2 (Sandler et al., CVPR 2018), 17 bottlenecks of expansion 6, without the last 1×1 convolution."""
+    square = plane(input_shape)
+    channels = _scaled(32, width)
+    stem = ConvUnit(input_shape[2], channels, square(3), square(2))
+    blocks: list[nn.Module] = []
+    for expansion, base, count, first_stride in (
+        (1, 16, 1, 1),
+        (6, 24, 2, 1),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ):
+        outputs = _scaled(base, width)
+        for index in range(count):
+            stride = square(first_stride if index == 0 else 1)
+            blocks.append(InvertedBottleneck(channels, outputs, square(3), stride, expansion))
+            channels = outputs
+    return Network(stem, blocks, channels, classes)
+
+
+def mobilenet_v1(width: float, input_shape: InputShape, classes: int) -> Network:
+    """MobileNetV1 (Howard et al., 2017): 13 depthwise separable convolutions."""
+    square = plane(input_shape)
+    channels = _scaled(32, width)
+    stem = ConvUnit(input_shape[2], channels, square(3), square(2))
+    blocks: list[nn.Module] = []
+    for base, stride in (
+        (64, 1),
+        (128, 1),
+        (128, 1),
+        (256, 2),
+        (256, 1),
+        (512, 2),
+        *[(512, 1)] * 5,
+        (1024, 2),
+        (1024, 1),
+    ):
+        outputs = _scaled(base, width)
+        blocks.append(ConvUnit(channels, channels, square(3), square(stride), groups=channels))
+        blocks.append(ConvUnit(channels, outputs))
+        channels = outputs
+    return Network(stem, blocks, channels, classes)
+
+
+def resnet8(width: float, input_shape: InputShape, classes: int) -> Network:
+    """The ResNet8 of MLPerf Tiny's image classification (Banbury et al., 2021): three residual blocks of 3×3."""
+    square = plane(input_shape)
+    channels = _scaled(16, width)
+    stem = ConvUnit(input_shape[2], channels, square(3))
+    blocks: list[nn.Module] = []
+    for base, stride in ((16, 1), (32, 2), (64, 2)):
+        outputs = _scaled(base, width)
+        blocks.append(_ResidualBlock(channels, outputs, square(3), square(stride)))
+        channels = outputs
+    return Network(stem, blocks, channels, classes)
+
+
+class _ResidualBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut, a 1×1 convolution where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], stride: tuple[int, int]) -> None:
+        super().__init__()
+        self.first = ConvUnit(inputs, outputs, kernel, stride)
+        self.second = ConvUnit(outputs, outputs, kernel, activation=False)
+        keeps_shape = stride == (1, 1) and inputs == outputs
+        self.shortcut: nn.Module = (
+            nn.Identity() if keeps_shape else ConvUnit(inputs, outputs, stride=stride, activation=False)
+        )
+        self.activation = nn.ReLU6()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return cast(Tensor, self.activation(self.second(self.first(inputs)) + self.shortcut(inputs)))
+
+
+BASELINES = (
+    Baseline(
+        "mobilenet-v2-0.35",
+        "MobileNetV2 at width 0.35; the second stage keeps its resolution and the last 1×1 convolution is left out",
+        0.35,
+        mobilenet_v2,
+    ),
+    Baseline(
+        "mobilenet-v1-0.25",
+        "MobileNetV1 at width 0.25; the first strided separable convolution keeps its resolution",
+        0.25,
+        mobilenet_v1,
+    ),
+    Baseline("resnet8", "MLPerf Tiny's ResNet8; ReLU6 in place of ReLU", 1.0, resnet8),
+)
+
+
+def width_to_fit(
+    baseline: Baseline,
+    input_shape: InputShape,
+    classes: int,
+    fits: Callable[[Network], bool],
+    *,
+    step: float = 0.025,
+    largest: float = 2.0,
+) -> float:
+    """The largest width multiplier, in ``step``s from ``largest`` down, whose network ``fits``.
+
+    Raises SearchError when not even the smallest does.
+    """
+    for count in range(math.floor(largest / step), 0, -1):
+        width = round(count * step, 6)
+        if fits(baseline.build(width, input_shape, classes)):
+            return width
+    raise SearchError(f"no width of {baseline.name} fits; raise the limits")
+
+
+def _scaled(base: int, width: float) -> int:
+    return max(CHANNEL_MULTIPLE, round(base * width / CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE)
