@@ -1,0 +1,267 @@
+"""A part without the part: QEMU runs the very firmware image, behind a pseudo-terminal that is opened like any port."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import serial
+
+from devices.board import Measurement
+from devices.errors import DeviceError
+from devices.firmware import FirmwareImage, build_cycle_counter, read_symbols
+from devices.profile import DeviceProfile, device_names, load_profile
+from devices.protocol import SerialSession, open_port
+
+QEMU = "qemu-system-arm"
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 5.0
+
+CYCLE_COSTS = {
+    # Arm DDI0439 chapter 3.3.1, with a taken branch refilling the pipeline in two cycles.
+    "cortex-m4": {"load": 1, "pair": 1, "multiple": 1, "taken": 2, "divide": 5, "float_divide": 13},
+}
+"""What an instruction costs beyond one cycle, by core; the names are explained in ``firmware/emulator/tn_cycles.c``."""
+
+
+@dataclass(frozen=True)
+class InferenceCount:
+    """What the cycle counter saw of one inference."""
+
+    instructions: int
+    cycles: int
+    layer_instructions: tuple[int, ...]
+    layer_cycles: tuple[int, ...]
+
+
+class EmulatedBoard:
+    """The emulated board of a profile. Nothing runs before ``flash``; QEMU ends with this object or this process.
+
+    On Linux, the kernel ends QEMU even when this process is killed. It goes by the thread that called ``flash``, so
+    that thread has to live as long as the board is used.
+    """
+
+    def __init__(self, profile: DeviceProfile) -> None:
+        """Raise DeviceError when the profile has no emulated board or QEMU is not installed."""
+        if profile.emulator is None:
+            known = ", ".join(name for name in device_names() if load_profile(name).emulator is not None)
+            raise DeviceError(
+                f"the device {profile.name} has no emulated board; connect one with --board serial:PORT or choose a "
+                f"device with an emulator: {known}"
+            )
+        if profile.core not in CYCLE_COSTS:
+            raise DeviceError(f"the emulator has no cycle model for the core {profile.core} of {profile.name} yet")
+        if shutil.which(QEMU) is None:
+            raise DeviceError(f"the emulator {QEMU} was not found; install qemu-system-arm, or run make setup")
+        self.name = f"emulator:{profile.emulator.machine}"
+        self._profile = profile
+        self._machine = profile.emulator.machine
+        self._image: FirmwareImage | None = None
+        self._session: SerialSession | None = None
+        self._port: serial.Serial | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stop: weakref.finalize[..., EmulatedBoard] | None = None
+        self._counts = Path()
+        self._counts_read = 0
+
+    def flash(self, image: FirmwareImage) -> None:
+        """Start QEMU with ``image`` and wait until the firmware answers."""
+        port = self._start(image)
+        try:
+            self._port = open_port(port, self.name)
+            # Only now, so that the boot banner has somewhere to go.
+            self._resume()
+            self._session = SerialSession(self._port, self.name)
+            self._session.sync()
+        except BaseException:
+            self.close()
+            raise
+
+    def serve(self, image: FirmwareImage) -> str:
+        """Start QEMU with ``image`` for somebody else's tools, and return the path of its serial port."""
+        port = self._start(image)
+        self._resume()
+        return port
+
+    def wait(self) -> None:
+        """Wait until QEMU ends by itself."""
+        if self._process is not None:
+            self._process.wait()
+
+    def measure(self, inputs: Sequence[bytes], runs: int) -> Measurement:
+        """Run each input ``runs`` times; the figures are those of the inference with the median cycle count."""
+        session, image = self._running()
+        counts: list[InferenceCount] = []
+        for data in inputs:
+            session.load(data)
+            self._read_counts()
+            session.infer(runs)
+            new = self._read_counts()
+            if len(new) != runs:
+                raise DeviceError(
+                    f"the emulator counted {len(new)} inferences in place of {runs}; report this as a bug"
+                )
+            counts += new
+        if not counts:
+            raise DeviceError("there is nothing to measure: give at least one input and one run")
+        median = sorted(counts, key=lambda count: count.cycles)[(len(counts) - 1) // 2]
+        return Measurement(
+            board=self.name,
+            device=self._profile.name,
+            model_id=image.model_id,
+            latency_ms=self._profile.latency_ms(median.cycles),
+            cycles=median.cycles,
+            instructions=median.instructions,
+            layer_cycles=median.layer_cycles,
+            runs=len(counts),
+            clock_hz=self._profile.clock_hz,
+            sram_bytes=image.arena_bytes,
+            flash_bytes=image.flash_bytes,
+            code_bytes=image.code_bytes,
+            firmware_sha256=image.sha256,
+            toolchain=image.toolchain,
+        )
+
+    def outputs(self, inputs: Sequence[bytes]) -> list[bytes]:
+        """The raw output of each raw input."""
+        session, _ = self._running()
+        return [session.run(data) for data in inputs]
+
+    def close(self) -> None:
+        """End QEMU."""
+        if self._port is not None:
+            self._port.close()
+        if self._stop is not None:
+            self._stop()
+        self._port = self._session = self._image = self._process = self._stop = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _running(self) -> tuple[SerialSession, FirmwareImage]:
+        if self._session is None or self._image is None:
+            raise DeviceError(f"the board {self.name} runs nothing yet: flash an image first")
+        return self._session, self._image
+
+    def _start(self, image: FirmwareImage) -> str:
+        """Start QEMU, halted before the first instruction; returns the path of its serial port."""
+        self.close()
+        if image.device != self._profile.name:
+            raise DeviceError(f"the image was built for {image.device}, not for {self._profile.name}; build it again")
+        folder = tempfile.mkdtemp(prefix="tinynas-emulator-")
+        self._counts, self._counts_read = Path(folder) / "counts", 0
+        command = [QEMU, "-machine", self._machine, "-kernel", str(image.elf), "-icount", "shift=0", "-display", "none"]
+        command += ["-monitor", "stdio", "-S"]
+        # A multiplexer, because it holds 32 bytes for a UART that holds one. Its escape character is none.
+        command += ["-chardev", "pty,id=uart,mux=on", "-serial", "chardev:uart", "-echr", "256"]
+        command += ["-plugin", ",".join([str(build_cycle_counter()), *self._counter_arguments(image)])]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_die_with_parent() if sys.platform == "linux" else None,
+        )
+        self._process = process
+        self._stop = weakref.finalize(self, _stop, process, folder)
+        self._image = image
+        return _await_port(process, self.name)
+
+    def _resume(self) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"cont\n")
+        self._process.stdin.flush()
+
+    def _counter_arguments(self, image: FirmwareImage) -> list[str]:
+        symbols = read_symbols(image.elf)
+        layers = [symbols[name][0] for name in sorted(symbols) if re.fullmatch(r"tn_layer_\d+", name)]
+        if "tn_model_invoke" not in symbols or not layers:
+            raise DeviceError(f"{image.elf} holds no tn_model_invoke and tn_layer functions; build it again")
+        start, size = symbols["tn_model_invoke"]
+        handlers = f"{symbols['tn_handlers_start'][0]:x}-{symbols['tn_handlers_end'][0]:x}"
+        return [
+            f"output={self._counts}",
+            f"invoke={start:x}-{start + size:x}",
+            f"handlers={handlers}",
+            "layers=" + ":".join(f"{address:x}" for address in layers),
+            *(f"{name}={cost}" for name, cost in CYCLE_COSTS[self._profile.core].items()),
+        ]
+
+    def _read_counts(self) -> list[InferenceCount]:
+        """Inferences counted since the last call."""
+        lines = self._counts.read_text(encoding="ascii").splitlines()[self._counts_read :]
+        self._counts_read += len(lines)
+        return [_parse_count(line) for line in lines]
+
+
+def _parse_count(line: str) -> InferenceCount:
+    instructions, cycles, *layers = line.split()
+    pairs = [layer.split(":") for layer in layers]
+    return InferenceCount(
+        int(instructions), int(cycles), tuple(int(pair[0]) for pair in pairs), tuple(int(pair[1]) for pair in pairs)
+    )
+
+
+def _await_port(process: subprocess.Popen[bytes], board: str) -> str:
+    """Path of the pseudo-terminal that QEMU announces."""
+    assert process.stdout is not None
+    deadline = time.monotonic() + START_TIMEOUT_S
+    said = b""
+    while time.monotonic() < deadline:
+        readable, _, _ = select.select([process.stdout], [], [], deadline - time.monotonic())
+        chunk = os.read(process.stdout.fileno(), 4096) if readable else b""
+        if readable and not chunk:
+            reason = said.decode(errors="replace").strip() or f"exit code {process.wait()}"
+            raise DeviceError(f"the board {board} did not start: {reason}")
+        said += chunk
+        if found := re.search(rb"redirected to (\S+) ", said):
+            return found[1].decode()
+    raise DeviceError(f"the board {board} did not start within {START_TIMEOUT_S:.0f} s; is the machine overloaded?")
+
+
+def _stop(process: subprocess.Popen[bytes], folder: str) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class _die_with_parent:  # noqa: N801 - a function with its library already loaded: nothing may be imported after fork
+    """Makes the kernel kill the child when its parent ends, however that happens."""
+
+    PR_SET_PDEATHSIG = 1
+
+    def __init__(self) -> None:
+        self._prctl = ctypes.CDLL(None).prctl
+        self._parent = os.getpid()
+
+    def __call__(self) -> None:
+        self._prctl(self.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != self._parent:
+            os._exit(1)
