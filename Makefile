@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
+# A folder with model.c and model.h, as `tinynas compile` writes them.
+MODEL_DIR ?= $(CURDIR)/firmware/harness/sample_model
 BOARDS := $(notdir $(patsubst %/,%,$(dir $(wildcard firmware/boards/*/board.mk))))
 C_FILES = $(shell find firmware -name '*.[ch]')
 
@@ -43,7 +45,9 @@ format: setup
 firmware: setup $(BOARDS:%=firmware-%)
 
 firmware-%:
-	$(MAKE) -C firmware BOARD=$* MODEL_DIR=$(CURDIR)/firmware/harness/sample_model OUT=$(CURDIR)/build/firmware/$*
+	@test -f '$(MODEL_DIR)/model.c' || { echo "There is no model.c in $(MODEL_DIR): write one with 'tinynas compile MODEL.tflite \
+--device stm32f405 -o DIR', then 'make firmware MODEL_DIR=DIR'." >&2; exit 1; }
+	$(MAKE) -C firmware BOARD=$* MODEL_DIR=$(MODEL_DIR) OUT=$(CURDIR)/build/firmware/$*
 
 # Studies and .venv stay: the first are results, the second takes minutes to make again.
 clean:
