@@ -8,6 +8,7 @@ as text with the hash of what they were fitted on.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -23,6 +24,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from devices.profile import DeviceProfile
+from devices.store import data_folder
 from export.graph import Graph, Operator, macs
 from export.kernels import kernel_of
 from tinynas.errors import SearchError
@@ -32,6 +34,10 @@ FEATURES = ("macs", "outputs", "pixels", "rows", "layers")
 """What a layer's cycles are made of: multiply-accumulates, output elements (each is requantized and stored), output
 pixels, output rows, and one per layer."""
 
+_PRIOR_ERROR = 0.25
+"""Relative error to expect of a prior: what real boards departed from it."""
+
+_SMALLEST_ERROR = 0.01
 _PRIOR_WEIGHT = 0.02
 """How much one coefficient's relative departure from the prior costs, against a measured network's relative error."""
 
@@ -74,6 +80,8 @@ class CostModel:
     coefficients: dict[str, tuple[float, ...]]
     source: str
     """The prior's origin, or the hash of the measurements that the coefficients were fitted on."""
+    relative_error: float
+    """Half the width of the 90 % prediction interval, as a fraction of the prediction."""
 
     def layer_cycles(self, layer: LayerFeatures) -> float:
         """Zero-wait cycles of one layer."""
@@ -112,7 +120,12 @@ class CostModel:
             design = np.vstack([np.array(matrix), np.diag(strength)])
             answer, _ = nnls(design, np.concatenate([np.array(targets[kernel]), strength * prior]))
             coefficients[kernel] = tuple(float(value) for value in answer)
-        return CostModel(self.core, coefficients, f"fitted on {len(measured)} networks, sha256 {_digest(measured)}")
+        source = f"fitted on {len(measured)} networks, sha256 {_digest(measured)}"
+        fitted = CostModel(self.core, coefficients, source, self.relative_error)
+        errors = [abs(fitted.cycles(n.layers) / sum(n.cycles) - 1) for n in measured]
+        # With few networks the residuals flatter the fit; n / (n - 1) widens the interval as a sample's spread is.
+        spread = float(np.quantile(errors, 0.9)) * len(errors) / max(1, len(errors) - 1)
+        return dataclasses.replace(fitted, relative_error=max(_SMALLEST_ERROR, spread))
 
     def fit_of(self, measured: Sequence[MeasuredNetwork]) -> Fit:
         """Compare the predictions with what was measured."""
@@ -121,7 +134,7 @@ class CostModel:
 
     def save(self, path: Path) -> None:
         """Write the coefficients as JSON."""
-        content = {"core": self.core, "source": self.source, "features": FEATURES, "coefficients": self.coefficients}
+        content = dataclasses.asdict(self) | {"features": FEATURES}
         write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     @classmethod
@@ -132,7 +145,7 @@ class CostModel:
             if tuple(content["features"]) != FEATURES:
                 raise ValueError(f"its features are {content['features']}")
             coefficients = {name: tuple(map(float, values)) for name, values in content["coefficients"].items()}
-            return cls(content["core"], coefficients, content["source"])
+            return cls(content["core"], coefficients, content["source"], float(content["relative_error"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SearchError(
                 f"{path} does not hold a cost model ({error}); delete it to start from the prior"
@@ -197,7 +210,18 @@ def prior(core: str) -> CostModel:
     coefficients = {
         kernel: tuple(factor * float(value) for value in values) for kernel, values in base["kernels"].items()
     }
-    return CostModel(core, coefficients, entry["source"])
+    return CostModel(core, coefficients, entry["source"], _PRIOR_ERROR)
+
+
+def calibrated_path(device: str) -> Path:
+    """Where `tinynas calibrate` leaves the cost model of a device."""
+    return data_folder() / "cost_models" / f"{device}.json"
+
+
+def current_cost_model(profile: DeviceProfile) -> CostModel:
+    """The calibrated cost model of the device if there is one, else its core's prior."""
+    path = calibrated_path(profile.name)
+    return CostModel.load(path) if path.exists() else prior(profile.core)
 
 
 def _digest(measured: Sequence[MeasuredNetwork]) -> str:

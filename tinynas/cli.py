@@ -1,0 +1,330 @@
+"""The command line. Every command takes ``--json``; exit codes are 0 done, 1 a stated failure, 2 wrong usage."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from devices.errors import TinyNasError
+from devices.profile import DEFAULT_DEVICE
+from tinynas import output
+
+app = typer.Typer(
+    name="tinynas",
+    help="Finds the most accurate network that fits a microcontroller, and proves it on the board or its emulator.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL.tflite", help="An int8 TensorFlow Lite model.")]
+Device = Annotated[str, typer.Option("--device", help="A device profile; 'tinynas devices' lists them.")]
+Board = Annotated[
+    str, typer.Option("--board", help="emulator, serial:PORT, adb:SERIAL, or a name from boards.toml.")
+]
+Study = Annotated[Path, typer.Argument(metavar="STUDY", help="A study's folder.")]
+StudyOut = Annotated[Path, typer.Option("-o", "--out", help="The study's folder; an existing study is resumed.")]
+Data = Annotated[
+    str, typer.Option("--data", help="fashion-mnist, smartwatch, a folder of images by class, or an .npz file.")
+]
+Space = Annotated[str | None, typer.Option("--space", help="A search space; by default the one for the data's size.")]
+Strategy = Annotated[str, typer.Option("--strategy", help="evolution, aging-evolution or random.")]
+Trials = Annotated[int, typer.Option("--trials", min=1, help="Candidates to evaluate.")]
+Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same search.")]
+MaxLatency = Annotated[float | None, typer.Option("--max-latency-ms", help="Limit on the latency of one inference.")]
+MaxEnergy = Annotated[float | None, typer.Option("--max-energy-mj", help="Limit on the energy of one inference.")]
+MaxSram = Annotated[float | None, typer.Option("--max-sram", help="Limit on the arena, in bytes.")]
+MaxFlash = Annotated[float | None, typer.Option("--max-flash", help="Limit on the flash, in bytes.")]
+SupernetSeconds = Annotated[
+    float | None, typer.Option("--supernet-seconds", min=1, help="Time to train the supernet; by default for the demo.")
+]
+Limit = Annotated[
+    list[str] | None, typer.Option("--limit", metavar="NAME=VALUE", help="Any limit by its name, as in max_sram_bytes=40000.")
+]
+
+
+class Layout(str, enum.Enum):
+    """Kinds of project that ``compile`` writes for."""
+
+    PLAIN = "plain"
+    CMAKE = "cmake"
+    ARDUINO = "arduino"
+    PLATFORMIO = "platformio"
+    ZEPHYR = "zephyr"
+    ESP_IDF = "esp-idf"
+
+
+def _finish(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    if as_json:
+        output.print_json(result)
+    else:
+        show(result)
+
+
+@app.command()
+def devices(as_json: Json = False) -> None:
+    """List the device profiles and the boards."""
+    from tinynas.commands import boards, show
+
+    _finish(boards.devices(), as_json, show.devices)
+
+
+@app.command()
+def check(model: Model, device: Device = DEFAULT_DEVICE, as_json: Json = False) -> None:
+    """Plan a model for a device: SRAM, flash, layers, and why it does not fit. Runs nothing."""
+    from tinynas.commands import model as commands
+    from tinynas.commands import show
+
+    _finish(commands.check(model, device), as_json, show.check)
+
+
+@app.command("compile")
+def compile_(
+    model: Model,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
+    device: Device = DEFAULT_DEVICE,
+    layout: Annotated[Layout, typer.Option("--layout", help="The kind of project the files are for.")] = Layout.PLAIN,
+    as_json: Json = False,
+) -> None:
+    """Compile a model to C, ready to drop into a project."""
+    from tinynas.commands import model as commands
+    from tinynas.commands import show
+
+    _finish(commands.compile_model(model, device, out, layout.value), as_json, show.files)
+
+
+@app.command()
+def measure(
+    model: Model,
+    board: Board,
+    device: Device = DEFAULT_DEVICE,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Inferences to time.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Build a model's firmware, flash it, run it and time every layer."""
+    from tinynas.commands import boards, show
+
+    _finish(boards.measure(model, board, device, runs), as_json, show.measurement)
+
+
+@app.command()
+def verify(
+    model: Model,
+    board: Board,
+    device: Device = DEFAULT_DEVICE,
+    inputs: Annotated[int, typer.Option("--inputs", min=1, help="Random inputs to compare on.")] = 10,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Compare a board's outputs with LiteRT's reference kernels, bit for bit. Exit code 1 when they differ."""
+    from tinynas.commands import boards, show
+
+    result = boards.verify(model, board, device, inputs, seed)
+    _finish(result, as_json, show.verification)
+    if result["identical"] != result["inputs"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def emulate(model: Model, device: Device = DEFAULT_DEVICE, as_json: Json = False) -> None:
+    """Start the emulated board with a model and leave it running for your own tools; Ctrl-C ends it."""
+    from tinynas.commands import boards
+
+    boards.emulate(model, device, as_json)
+
+
+@app.command()
+def calibrate(
+    board: Annotated[str | None, typer.Option("--board", help="The board to measure networks on.")] = None,
+    device: Device = DEFAULT_DEVICE,
+    samples: Annotated[int, typer.Option("--samples", min=2, help="Networks to measure or to fit.")] = 12,
+    seed: Seed = 0,
+    latencies: Annotated[Path | None, typer.Option("--latencies", help="A table of somebody's latencies.")] = None,
+    space: Annotated[str | None, typer.Option("--space", help="The space of the table's architectures.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure random networks on a board and refit its cost model; half of them judge, unseen."""
+    from tinynas.commands import boards, show
+
+    if latencies is not None:
+        raise TinyNasError(
+            f"fitting somebody's whole-network latencies ({latencies}, space {space}) is not in this version yet; "
+            "use --board to calibrate from measurements"
+        )
+    if board is None:
+        raise typer.BadParameter("give --board (emulator, serial:PORT, or a name from boards.toml)")
+    _finish(boards.calibrate(board, device, samples, seed), as_json, show.calibration)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path | None, typer.Argument(metavar="[MODEL.tflite]")] = None,
+    architecture: Annotated[str | None, typer.Option("--architecture", help="An architecture's text form.")] = None,
+    device: Device = DEFAULT_DEVICE,
+    data: Annotated[str, typer.Option("--data", help="The data set whose inputs --architecture takes.")] = "fashion-mnist",
+    as_json: Json = False,
+) -> None:
+    """Predict latency and energy from the cost model alone."""
+    from tinynas.commands import model as commands
+    from tinynas.commands import show
+
+    _finish(commands.predict(model, architecture, device, data), as_json, show.prediction)
+
+
+def _study_options(
+    device: str,
+    data: str,
+    space: str | None,
+    strategy: str,
+    trials: int,
+    seed: int,
+    limits: dict[str, float | None],
+    more_limits: list[str] | None,
+    supernet_seconds: float | None,
+) -> dict[str, Any]:
+    from tinynas.errors import SearchError
+
+    named: dict[str, float] = {name: value for name, value in limits.items() if value is not None}
+    for text in more_limits or []:
+        name, _, value = text.partition("=")
+        try:
+            named[name.strip()] = float(value)
+        except ValueError:
+            raise SearchError(f"'--limit {text}' is not NAME=VALUE with a number, as in max_sram_bytes=40000") from None
+    return {
+        "device": device,
+        "data_name": data,
+        "space_name": space,
+        "strategy": strategy,
+        "trials": trials,
+        "seed": seed,
+        "limits": named,
+        "supernet_seconds": supernet_seconds,
+    }
+
+
+@app.command()
+def search(
+    data: Data,
+    out: StudyOut,
+    device: Device = DEFAULT_DEVICE,
+    space: Space = None,
+    strategy: Strategy = "evolution",
+    trials: Trials = 150,
+    seed: Seed = 0,
+    max_latency_ms: MaxLatency = None,
+    max_energy_mj: MaxEnergy = None,
+    max_sram: MaxSram = None,
+    max_flash: MaxFlash = None,
+    limit: Limit = None,
+    supernet_seconds: SupernetSeconds = None,
+    as_json: Json = False,
+) -> None:
+    """Search a space for the networks that fit a device; resumes a study that exists."""
+    from tinynas.commands import show, studies
+
+    limits = _limits(max_latency_ms, max_energy_mj, max_sram, max_flash)
+    options = _study_options(device, data, space, strategy, trials, seed, limits, limit, supernet_seconds)
+    _finish(studies.search(out, **options), as_json, show.front)
+
+
+@app.command()
+def export(
+    study: Study,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
+    candidate: Annotated[
+        str | None, typer.Option("--candidate", help="A candidate's id or architecture; by default the winner.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a candidate's ONNX, float and int8 TFLite, C, and manifest; trains it on first if need be."""
+    from tinynas.commands import show, studies
+
+    _finish(studies.export(study, candidate, out), as_json, show.exported)
+
+
+@app.command()
+def report(study: Study, as_json: Json = False) -> None:
+    """Write a study's report: one self-contained HTML page."""
+    from tinynas.commands import show, studies
+
+    _finish(studies.report(study), as_json, show.path)
+
+
+@app.command()
+def run(
+    data: Data,
+    out: StudyOut,
+    device: Device = DEFAULT_DEVICE,
+    board: Board = "emulator",
+    space: Space = None,
+    strategy: Strategy = "evolution",
+    trials: Trials = 150,
+    seed: Seed = 0,
+    max_latency_ms: MaxLatency = None,
+    max_energy_mj: MaxEnergy = None,
+    max_sram: MaxSram = None,
+    max_flash: MaxFlash = None,
+    limit: Limit = None,
+    supernet_seconds: SupernetSeconds = None,
+    as_json: Json = False,
+) -> None:
+    """Do all of it: search, measure, refit, train on, export, compile, verify, report."""
+    from tinynas.commands import show, studies
+
+    limits = _limits(max_latency_ms, max_energy_mj, max_sram, max_flash)
+    options = _study_options(device, data, space, strategy, trials, seed, limits, limit, supernet_seconds)
+    _finish(studies.run(out, board, **options), as_json, show.run)
+
+
+def _limits(
+    latency_ms: float | None, energy_mj: float | None, sram: float | None, flash: float | None
+) -> dict[str, float | None]:
+    return {
+        "max_latency_ms": latency_ms,
+        "max_energy_mj": energy_mj,
+        "max_sram_bytes": sram,
+        "max_flash_bytes": flash,
+    }
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result = app(arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        output.say("interrupted; what was finished is kept, run the same command to go on")
+        return 130
+    except TinyNasError as error:
+        return _failed(str(error), arguments)
+    except OSError as error:
+        return _failed(f"{error.filename or 'a file'}: {error.strerror or error}; free space or choose another place", arguments)
+
+
+def _failed(message: str, arguments: list[str]) -> int:
+    output.say(f"tinynas: {message}")
+    if "--json" in arguments:
+        output.print_json({"error": message})
+    return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What each command does: functions that return the object which ``--json`` prints."""

@@ -1,0 +1,191 @@
+"""Commands that list, run or calibrate boards."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from devices.board import Board
+from devices.boards import known_boards, resolve_board
+from devices.emulator import EmulatedBoard
+from devices.profile import DeviceProfile, device_names, load_profile
+from devices.store import MeasurementStore
+from export.graph import Graph, macs
+from export.reader import read_tflite
+from export.synthetic import with_random_weights
+from tinynas import output
+from tinynas.constraints import Limits
+from tinynas.cost_model import CostModel, MeasuredNetwork, calibrated_path, prior
+from tinynas.errors import SearchError
+from tinynas.lower import lower
+from tinynas.measuring import (
+    build_image,
+    compare_with_reference,
+    measure_graph,
+    measured_network,
+    random_inputs,
+)
+from tinynas.space import load_space
+
+_CALIBRATION_INPUT = (28, 28, 1)
+_CALIBRATION_CLASSES = 10
+_CALIBRATION_SPACE = "mobilenet_small"
+
+
+def devices() -> dict[str, Any]:
+    """Every device profile and every board."""
+    profiles = [load_profile(name) for name in device_names()]
+    boards = [{"name": "emulator", "platform": p.name, "kind": "emulated"} for p in profiles if p.emulator is not None]
+    boards += [{"name": entry.id, "platform": entry.platform, "kind": "serial"} for entry in known_boards()]
+    return {
+        "devices": [
+            {
+                "name": profile.name,
+                "kind": profile.kind,
+                "description": profile.description,
+                "core": profile.core,
+                "clock_hz": profile.clock_hz,
+                "sram_bytes": profile.sram_bytes,
+                "flash_bytes": profile.flash_bytes,
+                "model_sram_bytes": profile.model_sram_bytes,
+                "emulated": profile.emulator is not None,
+            }
+            for profile in profiles
+        ],
+        "boards": boards,
+    }
+
+
+def measure(model: Path, board_name: str, device: str, runs: int) -> dict[str, Any]:
+    """Build, flash, run, and time every layer."""
+    profile = load_profile(device)
+    graph = read_tflite(model)
+    with resolve_board(board_name, device) as board:
+        measurement = measure_graph(graph, profile, board, runs=runs, store=MeasurementStore())
+    layers = [
+        {
+            "name": operator.name,
+            "kind": operator.kind.value,
+            "macs": macs(graph, operator),
+            "cycles": cycles,
+            "cycles_per_mac": cycles / macs(graph, operator) if macs(graph, operator) else None,
+        }
+        for operator, cycles in zip(graph.operators, measurement.layer_cycles, strict=True)
+    ]
+    return {
+        "model": graph.name,
+        "model_id": measurement.model_id,
+        "board": measurement.board,
+        "device": measurement.device,
+        "latency_ms": measurement.latency_ms,
+        "energy_mj": profile.energy_mj(measurement.latency_ms),
+        "cycles": measurement.cycles,
+        "instructions": measurement.instructions,
+        "runs": measurement.runs,
+        "clock_hz": measurement.clock_hz,
+        "sram_bytes": measurement.sram_bytes,
+        "flash_bytes": measurement.flash_bytes,
+        "code_bytes": measurement.code_bytes,
+        "firmware_sha256": measurement.firmware_sha256,
+        "toolchain": measurement.toolchain,
+        "layers": layers,
+    }
+
+
+def verify(model: Path, board_name: str, device: str, count: int, seed: int) -> dict[str, Any]:
+    """Run random inputs on the board and on the reference kernels."""
+    profile = load_profile(device)
+    graph = read_tflite(model)
+    inputs = random_inputs(graph, count, seed)
+    outputs: list[bytes] = []
+    with resolve_board(board_name, device) as board, tempfile.TemporaryDirectory(prefix="tinynas-") as folder:
+        board.flash(build_image(graph, profile, Path(folder)))
+        with output.progress("verifying") as update:
+            for done, given in enumerate(inputs, start=1):
+                outputs += board.outputs([given])
+                update(done, count, "inputs")
+        name = board.name
+    comparison = compare_with_reference(model.read_bytes(), inputs, outputs)
+    return {
+        "model": graph.name,
+        "board": name,
+        "inputs": comparison.inputs,
+        "identical": comparison.identical,
+        "max_abs_diff": comparison.max_abs_diff,
+    }
+
+
+def emulate(model: Path, device: str, as_json: bool) -> None:
+    """Run the emulated board until it is interrupted; the first line printed is its port."""
+    profile = load_profile(device)
+    graph = read_tflite(model)
+    with EmulatedBoard(profile) as board, tempfile.TemporaryDirectory(prefix="tinynas-") as folder:
+        port = board.serve(build_image(graph, profile, Path(folder)))
+        if as_json:
+            output.print_json({"port": port, "board": board.name, "model": graph.name})
+        else:
+            print(port, flush=True)
+        output.say(f"{board.name} runs '{graph.name}' at {port}, 115200 baud; press Ctrl-C to end it")
+        try:
+            board.wait()
+        except KeyboardInterrupt:
+            output.say("ended")
+
+
+def calibrate(board_name: str, device: str, samples: int, seed: int) -> dict[str, Any]:
+    """Measure random networks; fit the cost model on half of them, judge it on the others, keep one fitted on all."""
+    profile = load_profile(device)
+    before = prior(profile.core)
+    with resolve_board(board_name, device) as board:
+        measured = _measure_random(profile, board, before, samples, seed)
+        name = board.name
+    half = samples // 2
+    trained, unseen = measured[:half], measured[half:]
+    fit_before, fit_after = before.fit_of(unseen), before.refit(trained).fit_of(unseen)
+    path = calibrated_path(profile.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before.refit(measured).save(path)
+    return {
+        "board": name,
+        "device": profile.name,
+        "measured": len(measured),
+        "fitted_on": len(trained),
+        "judged_on": len(unseen),
+        "mape_before": fit_before.mape,
+        "mape_after": fit_after.mape,
+        "kendall_tau": fit_after.kendall_tau,
+        "within_10_percent": fit_after.within_10_percent,
+        "cost_model": str(path),
+    }
+
+
+def _measure_random(
+    profile: DeviceProfile, board: Board, model: CostModel, samples: int, seed: int
+) -> list[MeasuredNetwork]:
+    from tinynas.candidate import CandidateCosts
+
+    space = load_space(_CALIBRATION_SPACE)
+    rng = random.Random(seed)
+    costs = CandidateCosts(space, _CALIBRATION_INPUT, _CALIBRATION_CLASSES, profile, model)
+    limits = Limits.for_device(profile, {})
+    store = MeasurementStore()
+    measured: list[MeasuredNetwork] = []
+    seen: set[str] = set()
+    attempts = 0
+    with output.progress("measuring") as update:
+        while len(measured) < samples:
+            attempts += 1
+            if attempts > 100 * samples:
+                raise SearchError(f"found only {len(measured)} networks that fit {profile.name}; ask for fewer samples")
+            architecture = space.sample(rng, _CALIBRATION_INPUT)
+            if str(architecture) in seen or limits.violations(costs(architecture)):
+                continue
+            seen.add(str(architecture))
+            graph: Graph = with_random_weights(lower(architecture, space, _CALIBRATION_INPUT, _CALIBRATION_CLASSES))
+            measured.append(measured_network(graph, measure_graph(graph, profile, board, store=store)))
+            update(len(measured), samples, "networks")
+    return measured
+
+

@@ -1,0 +1,136 @@
+"""Commands about one model and no board: check, compile and predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from devices.profile import DeviceProfile, load_profile
+from export.bundle import write_bundle
+from export.codegen import generate
+from export.flash import flash_bytes
+from export.graph import Graph, Operator, macs
+from export.planner import Plan, plan
+from export.reader import read_tflite
+from export.verify_plan import verify_plan
+from tinynas.architecture import Architecture
+from tinynas.candidate import total_macs
+from tinynas.constraints import Limits
+from tinynas.cost_model import current_cost_model, layer_features
+from tinynas.data import load_data
+from tinynas.errors import SearchError
+from tinynas.evaluation import Costs
+from tinynas.lower import lower
+from tinynas.space import load_space
+
+
+def check(model: Path, device: str) -> dict[str, Any]:
+    """Plan a model for a device and say whether it fits; runs nothing."""
+    profile = load_profile(device)
+    graph = read_tflite(model)
+    planned = plan(graph)
+    verify_plan(planned)
+    return _check(planned, profile)
+
+
+def _check(planned: Plan, profile: DeviceProfile) -> dict[str, Any]:
+    graph = planned.graph
+    cost_model = current_cost_model(profile)
+    cycles = [cost_model.layer_cycles(layer) for layer in layer_features(graph)]
+    latency_ms = profile.latency_ms(sum(cycles))
+    costs = Costs(
+        macs=total_macs(graph),
+        parameters=sum(tensor.elements for tensor in graph.tensors if tensor.is_constant),
+        sram_bytes=planned.arena_bytes,
+        flash_bytes=flash_bytes(graph, profile),
+        latency_ms=latency_ms,
+        energy_mj=profile.energy_mj(latency_ms),
+    )
+    reasons = [str(violation) for violation in Limits.for_device(profile, {}).violations(costs)]
+    if reasons:
+        reasons.append(_at_the_peak(planned))
+    return {
+        "model": graph.name,
+        "device": profile.name,
+        "fits": not reasons,
+        "reasons": reasons,
+        "sram_bytes": planned.arena_bytes,
+        "sram_lower_bound": planned.lower_bound_bytes,
+        "sram_limit_bytes": profile.model_sram_bytes,
+        "flash_bytes": costs.flash_bytes,
+        "flash_limit_bytes": profile.flash_bytes,
+        "macs": costs.macs,
+        # Dead channels are found by the optimizer, which this version does not have: every MAC is executed.
+        "live_macs": costs.macs,
+        "parameters": costs.parameters,
+        "predicted_latency_ms": latency_ms,
+        "layers": [
+            _layer(planned, step, operator, predicted)
+            for step, (operator, predicted) in enumerate(zip(graph.operators, cycles, strict=True))
+        ],
+    }
+
+
+def _layer(planned: Plan, step: int, operator: Operator, predicted_cycles: float) -> dict[str, Any]:
+    graph = planned.graph
+    work = macs(graph, operator)
+    return {
+        "name": operator.name,
+        "kind": operator.kind.value,
+        "output_shape": list(graph.output_tensor(operator).shape),
+        "macs": work,
+        "live_macs": work,
+        "predicted_cycles": round(predicted_cycles),
+        "alive_bytes": sum(buffer.size_bytes for buffer in planned.alive_at(step)),
+        "segment": next(i for i, segment in enumerate(planned.segments) if step in segment.operators),
+    }
+
+
+def _at_the_peak(planned: Plan) -> str:
+    """Who is alive where the arena is fullest, for somebody who has to make the model smaller."""
+    operator = planned.graph.operators[planned.peak_step]
+    alive = ", ".join(f"'{buffer.name}' {buffer.size_bytes:,} B" for buffer in planned.alive_at(planned.peak_step))
+    return (
+        f"the most is alive at layer {planned.peak_step} '{operator.name}': {alive}; "
+        f"no plan of this kind can need less than {planned.lower_bound_bytes:,} B"
+    )
+
+
+def compile_model(model: Path, device: str, out: Path, layout: str) -> dict[str, Any]:
+    """Write the C of a model, ready to drop into a project."""
+    profile = load_profile(device)
+    graph = read_tflite(model)
+    result = _check(plan(graph), profile)
+    if not result["fits"]:
+        raise SearchError(f"'{graph.name}' does not fit on {device}: {'; '.join(result['reasons'])}")
+    files = write_bundle(generate(graph), out, layout)
+    return {
+        "files": [str(out / name) for name in files],
+        "sram_bytes": result["sram_bytes"],
+        "flash_bytes": result["flash_bytes"],
+    }
+
+
+def predict(model: Path | None, architecture: str | None, device: str, data: str) -> dict[str, Any]:
+    """The cost model's answer for a model, or for an architecture on a data set's inputs."""
+    profile = load_profile(device)
+    if (model is None) == (architecture is None):
+        raise SearchError("predict takes a model or --architecture, and not both")
+    graph = read_tflite(model) if model is not None else _lowered(str(architecture), data)
+    cost_model = current_cost_model(profile)
+    latency_ms = cost_model.latency_ms(graph, profile)
+    error = cost_model.relative_error
+    return {
+        "model": graph.name,
+        "device": profile.name,
+        "latency_ms": latency_ms,
+        "energy_mj": profile.energy_mj(latency_ms),
+        "interval_ms": [latency_ms * (1 - error), latency_ms * (1 + error)],
+        "cost_model": cost_model.source,
+    }
+
+
+def _lowered(text: str, data_name: str) -> Graph:
+    architecture = Architecture.parse(text)
+    data = load_data(data_name)
+    return lower(architecture, load_space(architecture.space), data.input_shape, len(data.classes))

@@ -1,0 +1,99 @@
+"""From a graph to figures from a board: generate, build, flash, run, store."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from devices.board import Board, Measurement
+from devices.errors import DeviceError
+from devices.firmware import FirmwareImage, build_firmware
+from devices.profile import DeviceProfile
+from devices.store import MeasurementStore, StoredMeasurement
+from export.atomic import write_bytes
+from export.codegen import generate
+from export.graph import Graph
+from tinynas.cost_model import LayerFeatures, MeasuredNetwork, layer_features
+
+
+def build_image(graph: Graph, profile: DeviceProfile, folder: Path) -> FirmwareImage:
+    """The firmware that carries ``graph``, built in ``folder``."""
+    sources = folder / "model"
+    for name, text in generate(graph).files.items():
+        write_bytes(sources / name, text.encode())
+    return build_firmware(sources, profile, folder)
+
+
+def random_inputs(graph: Graph, count: int, seed: int) -> list[bytes]:
+    """``count`` raw inputs for the first input of ``graph``, uniform over its type's values."""
+    tensor = graph.tensors[graph.inputs[0]]
+    rng = np.random.default_rng(seed)
+    if tensor.dtype.value == "float32":
+        return [rng.standard_normal(tensor.shape, dtype=np.float32).tobytes() for _ in range(count)]
+    return [rng.integers(-128, 128, tensor.shape, dtype=np.int8).tobytes() for _ in range(count)]
+
+
+def measure_graph(
+    graph: Graph, profile: DeviceProfile, board: Board, *, runs: int = 1, store: MeasurementStore | None = None
+) -> Measurement:
+    """Run ``graph``, whose constants have data, on the board; the measurement is added to ``store``.
+
+    Raises DeviceError when the board is not well, and when the linker's arena is not the planner's.
+    """
+    with tempfile.TemporaryDirectory(prefix="tinynas-") as folder:
+        board.flash(build_image(graph, profile, Path(folder)))
+        measurement = board.measure(random_inputs(graph, 1, seed=0), runs)
+    if store is not None:
+        features = [dataclasses.asdict(layer) for layer in layer_features(graph)]
+        store.add(measurement, graph.name, features)
+    return measurement
+
+
+def measured_network(graph: Graph, measurement: Measurement) -> MeasuredNetwork:
+    """What the cost model learns from one measurement."""
+    return MeasuredNetwork(layer_features(graph), tuple(float(cycles) for cycles in measurement.layer_cycles))
+
+
+def stored_network(stored: StoredMeasurement) -> MeasuredNetwork:
+    """The same from the store. Raises DeviceError when the row's layers cannot be read."""
+    try:
+        layers = tuple(
+            LayerFeatures(str(layer["kernel"]), tuple(map(float, layer["values"])))  # type: ignore[call-overload]
+            for layer in stored.layer_features
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DeviceError(f"measurement {stored.id} of '{stored.model_name}' has damaged layer features") from error
+    return MeasuredNetwork(layers, tuple(map(float, stored.measurement.layer_cycles)))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A board's outputs against the reference kernels'."""
+
+    inputs: int
+    identical: int
+    max_abs_diff: float
+
+
+def compare_with_reference(model: bytes, inputs: Sequence[bytes], outputs: Sequence[bytes]) -> Comparison:
+    """Run the ``.tflite`` ``model`` with LiteRT's reference kernels on the same raw inputs."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(model_content=model, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
+    interpreter.allocate_tensors()
+    (source,), target = interpreter.get_input_details(), interpreter.get_output_details()[0]
+    identical, largest = 0, 0.0
+    for given, found in zip(inputs, outputs, strict=True):
+        interpreter.set_tensor(source["index"], np.frombuffer(given, source["dtype"]).reshape(source["shape"]))
+        interpreter.invoke()
+        expected = interpreter.get_tensor(target["index"])
+        actual = np.frombuffer(found, expected.dtype).reshape(expected.shape)
+        identical += expected.tobytes() == actual.tobytes()
+        difference = np.abs(expected.astype(np.float64) - actual.astype(np.float64))
+        largest = max(largest, float(difference.max()))
+    return Comparison(len(inputs), identical, largest)
