@@ -58,7 +58,9 @@ def test_limit_keeps_so_many_of_each_set_and_changes_the_fingerprint(fashion_fol
         load_data("fashion-mnist", limit=0)
 
 
-@pytest.mark.parametrize("content", [b"", b"not gzip", gzip.compress(b"\0\0\x08\x03\0\0"), gzip.compress(b"abcd")])
+@pytest.mark.parametrize(
+    "content", [b"", b"not gzip", gzip.compress(b"\0\0\x08\x03\0\0", mtime=0), gzip.compress(b"abcd", mtime=0)]
+)
 def test_damaged_fashion_mnist_names_the_file(fashion_folder, content):
     (fashion_folder / "train-images-idx3-ubyte.gz").write_bytes(content)
     with pytest.raises(SearchError, match=r"train-images-idx3-ubyte\.gz.*reinstall"):
