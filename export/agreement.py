@@ -25,6 +25,8 @@ Int8Array = npt.NDArray[np.int8]
 
 _TORCH_BATCH = 256
 _CHANNELS_FIRST = (0, 3, 1, 2)
+_FAR = np.float32(1024)
+"""More steps than any zero point brings back into int8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +176,12 @@ def quantize_input(inputs: npt.NDArray[np.floating[Any]], scale: float, zero_poi
     """
     if not np.isfinite(inputs).all():
         raise ExportError("the inputs hold infinities or NaN, which int8 cannot; remove them first")
-    steps = inputs.astype(np.float32) / np.float32(scale)
+    with np.errstate(over="ignore"):
+        steps = np.clip(inputs.astype(np.float32) / np.float32(scale), -_FAR, _FAR)
     whole = np.trunc(steps)
     # steps - whole is exact, where adding a half to steps could round up to the next whole number.
     rounded = whole + np.where(np.abs(steps - whole) >= 0.5, np.sign(steps), 0)
-    return np.asarray(np.clip(rounded.astype(np.float64) + zero_point, -128, 127), np.int8)
+    return np.asarray(np.clip(rounded + np.float32(zero_point), -128, 127), np.int8)
 
 
 def dequantize_output(values: Int8Array, scale: float, zero_point: int) -> FloatArray:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 from export.errors import ExportError
 
@@ -20,7 +20,7 @@ _TAIL_CHARACTERS = 2000
 
 @contextmanager
 def quiet(doing: str) -> Iterator[None]:
-    """Collect everything that is written to file descriptors 1 and 2 inside the block, and drop it if all goes well.
+    """Collect everything that the block writes to file descriptors 1 and 2 and to Python's streams; drop it on success.
 
     ``doing`` completes the sentence "… failed". Raises ExportError with the exception and the end of what was printed,
     except that errors of our own pass through unchanged, and so do exceptions that are no errors (an interrupt).
@@ -33,7 +33,12 @@ def quiet(doing: str) -> Iterator[None]:
         try:
             for descriptor in saved:
                 os.dup2(log.fileno(), descriptor)
-            with warnings.catch_warnings():
+            with (
+                open(log.fileno(), "w", encoding="utf-8", closefd=False) as text,
+                redirect_stdout(text),
+                redirect_stderr(text),
+                warnings.catch_warnings(),
+            ):
                 warnings.simplefilter("ignore")
                 yield
         except ExportError:

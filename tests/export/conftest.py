@@ -18,6 +18,8 @@ from export.agreement import Agreement, measure_agreement
 from export.onnx_export import export_onnx
 from export.tflite_convert import convert
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 class SameUnit(nn.Module):
     """Convolution padded as TensorFlow's SAME (asymmetric at stride 2), batch normalization, ReLU6."""
@@ -171,30 +173,30 @@ class Chain:
         return measure_agreement(self.module, self.onnx, self.float_tflite, self.int8_tflite, self.inputs, labels)
 
 
+def make_chain(name: str, folder: Path) -> Chain:
+    """Build the network of this name, always with the same weights, and export it into ``folder``."""
+    build, (height, width, channels) = NETWORKS[name]
+    torch.manual_seed(1)
+    module = build()
+    inputs = np.random.default_rng(1).normal(size=(64, height, width, channels)).astype(np.float32)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 2.0)
+            nn.init.normal_(layer.bias, std=0.5)
+    # In training mode the running statistics become those of the inputs, so no layer saturates.
+    with torch.no_grad():
+        for _ in range(30):
+            module(torch.from_numpy(inputs.transpose(0, 3, 1, 2).copy()))
+    result = Chain(
+        module, inputs, folder / f"{name}.onnx", folder / f"{name}.float.tflite", folder / f"{name}.int8.tflite"
+    )
+    export_onnx(module, (channels, height, width), result.onnx)
+    convert(result.onnx, inputs, result.float_tflite, result.int8_tflite)
+    return result
+
+
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Chain]:
     """The chain of a network by name, made when first asked for."""
     folder = tmp_path_factory.mktemp("chain")
-
-    @cache
-    def make(name: str) -> Chain:
-        build, (height, width, channels) = NETWORKS[name]
-        torch.manual_seed(1)
-        module = build()
-        inputs = np.random.default_rng(1).normal(size=(64, height, width, channels)).astype(np.float32)
-        for layer in module.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                nn.init.uniform_(layer.weight, 0.5, 2.0)
-                nn.init.normal_(layer.bias, std=0.5)
-        # In training mode the running statistics become those of the inputs, so no layer saturates.
-        with torch.no_grad():
-            for _ in range(30):
-                module(torch.from_numpy(inputs.transpose(0, 3, 1, 2).copy()))
-        result = Chain(
-            module, inputs, folder / f"{name}.onnx", folder / f"{name}.float.tflite", folder / f"{name}.int8.tflite"
-        )
-        export_onnx(module, (channels, height, width), result.onnx)
-        convert(result.onnx, inputs, result.float_tflite, result.int8_tflite)
-        return result
-
-    return make
+    return cache(lambda name: make_chain(name, folder))
