@@ -17,60 +17,15 @@ from pathlib import Path
 
 from export.atomic import write_bytes
 from export.codegen import generate
-from export.graph import DType, Graph, Operator, OpKind, Quantization, Tensor, Window
+from export.graph import Graph
 from export.kernels import kernel_of
 from export.synthetic import with_random_weights
+from scripts.single_layers import single_layer_graphs
 
 ROOT = Path(__file__).resolve().parent.parent
 BOARD = "netduinoplus2"
 CORE = "cortex-m4"
 FLASH_SECTIONS = (".isr_vector", ".text", ".rodata", ".ARM.exidx", ".data")
-
-
-def single_layer_graphs() -> list[Graph]:
-    """One small graph per kernel."""
-    image, wide = (1, 4, 4, 4), (1, 4, 4, 8)
-    window = Window(kernel=(3, 3), padding=(1, 1))
-    quantization = Quantization((0.5,), (0,))
-    pads = ((0, 0), (1, 1), (1, 1), (0, 0))
-    graphs = []
-
-    def add(
-        kind: OpKind, shape: tuple[int, ...], output: tuple[int, ...], constants=(), types=("int8", "int8"), **more
-    ):
-        source = Tensor("input", shape, DType(types[0]), quantization)
-        tensors = [source]
-        inputs = [0]
-        if kind in (OpKind.ADD, OpKind.CONCATENATION):
-            tensors.append(Tensor("second", shape, DType.INT8, quantization))
-            inputs.append(1)
-        for constant_shape, dtype in constants:
-            inputs.append(len(tensors))
-            tensors.append(Tensor("constant", constant_shape, dtype, is_constant=True))
-        tensors.append(Tensor("output", output, DType(types[1])))
-        operator = Operator(kind, "layer", tuple(inputs), (len(tensors) - 1,), **more)
-        activations = tuple(index for index in inputs if not tensors[index].is_constant)
-        graphs.append(Graph("sizes", tuple(tensors), (operator,), activations, (len(tensors) - 1,)))
-
-    def weights(*shape: int, channels: int):
-        return ((shape, DType.INT8), ((channels,), DType.INT32))
-
-    add(OpKind.RESHAPE, image, (1, 64))
-    add(OpKind.CONV_2D, image, wide, weights(8, 3, 3, 4, channels=8), window=window)
-    add(OpKind.CONV_2D, image, wide, weights(8, 1, 1, 4, channels=8), window=Window())
-    add(OpKind.DEPTHWISE_CONV_2D, image, image, weights(1, 3, 3, 4, channels=4), window=window)
-    add(OpKind.FULLY_CONNECTED, (1, 8), (1, 4), weights(4, 8, channels=4))
-    add(OpKind.ADD, image, image)
-    add(OpKind.AVERAGE_POOL_2D, image, (1, 2, 2, 4), window=Window((2, 2), (2, 2)))
-    add(OpKind.MAX_POOL_2D, image, (1, 2, 2, 4), window=Window((2, 2), (2, 2)))
-    add(OpKind.MEAN, image, (1, 4), axes=(1, 2))
-    add(OpKind.PAD, image, (1, 6, 6, 4), pads=pads)
-    add(OpKind.SOFTMAX, (1, 8), (1, 8))
-    add(OpKind.CONCATENATION, image, wide, axes=(3,))
-    add(OpKind.RELU, image, image)
-    add(OpKind.QUANTIZE, image, image, types=("float32", "int8"))
-    add(OpKind.DEQUANTIZE, image, image, types=("int8", "float32"))
-    return graphs
 
 
 def build(graph: Graph, work: Path) -> tuple[int, dict[str, int]]:
