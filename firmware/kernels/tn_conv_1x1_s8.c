@@ -6,9 +6,7 @@ void tn_conv_1x1_s8(const tn_conv_layer *layer, const int8_t *input, int8_t *out
   for (uint32_t y = 0; y < layer->output.rows; y++) {
     uint32_t columns = layer->output.columns;
     for (; columns >= 2; columns -= 2) {
-      const int8_t *inputs[2] = {input, input + depth};
-      int8_t *outputs[2] = {output, output + channels};
-      tn_matmul_two_s8(layer, 0, channels, depth, inputs, outputs);
+      tn_matmul_two_s8(layer, 0, channels, depth, input, output);
       input += 2 * depth;
       output += 2 * channels;
     }

@@ -39,18 +39,16 @@ void tn_conv_generic_s8(const tn_conv_layer *layer, const int8_t *input, int8_t 
   const tn_window *w = &layer->window;
   uint32_t channels = layer->output.channels, columns = layer->output.columns, groups = layer->groups;
   uint32_t depth = (uint32_t)w->kernel_rows * w->kernel_columns * (layer->input.channels / groups);
-  const int8_t *windows[2] = {scratch, scratch + depth};
   for (uint32_t y = 0; y < layer->output.rows; y++) {
     tn_taps rows =
         tn_clip((int32_t)y, w->stride_rows, w->padding_top, w->kernel_rows, w->dilation_rows, layer->input.rows);
     for (uint32_t x = 0; x < columns; x += 2) {
-      int8_t *outputs[2] = {output, output + channels};
       for (uint32_t group = 0; group < groups; group++) {
         uint32_t count = channels / groups, first = group * count;
         gather(layer, input, rows, x, group, scratch);
         if (x + 1 < columns) {
           gather(layer, input, rows, x + 1, group, scratch + depth);
-          tn_matmul_two_s8(layer, first, count, depth, windows, outputs);
+          tn_matmul_two_s8(layer, first, count, depth, scratch, output);
         } else {
           tn_matmul_one_s8(layer, first, count, depth, scratch, output);
         }

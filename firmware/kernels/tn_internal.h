@@ -16,10 +16,16 @@ static inline int32_t tn_round_shift(int32_t value, int32_t exponent) {
   return (((value + (value >> 31)) >> (exponent - 1)) + 1) >> 1;
 }
 
-/* acc * multiplier / 2^31 * 2^shift with LiteRT's two roundings. */
-static inline int32_t tn_multiply(int32_t acc, int32_t multiplier, int32_t shift) {
-  if (shift > 0) return tn_high_multiply((int32_t)((uint32_t)acc << shift), multiplier);
-  return tn_round_shift(tn_high_multiply(acc, multiplier), -shift);
+/* acc * multiplier / 2^31 * 2^shift with LiteRT's two roundings, for any shift. */
+int32_t tn_multiply_any(int32_t acc, int32_t multiplier, int32_t shift);
+
+/* The same for a shift to the right by 2 + less_two. Both roundings are then one addition to the 64-bit product, of
+ * 2^30 less 2^31 if it is negative, and one more after all but the last bit have been shifted out. */
+static inline int32_t tn_multiply_short(int32_t acc, int32_t multiplier, uint32_t less_two) {
+  uint32_t sign = acc < 0 ? ~(uint32_t)0 : 0;
+  int64_t rounding = (int64_t)(((uint64_t)sign << 32) | (((uint32_t)1 << 30) + (sign << 31)));
+  int64_t product = (int64_t)acc * multiplier + rounding;
+  return (((int32_t)(product >> 32) >> less_two) + 1) >> 1;
 }
 
 static inline int8_t tn_clamp(int32_t value, int32_t minimum, int32_t maximum) {
@@ -28,10 +34,40 @@ static inline int8_t tn_clamp(int32_t value, int32_t minimum, int32_t maximum) {
   return (int8_t)value;
 }
 
-/* The int8 output of one channel's accumulator. */
-static inline int8_t tn_requantize(const tn_requantization *r, uint32_t channel, int32_t acc) {
-  int32_t scaled = tn_multiply(acc, r->multipliers[channel], r->shifts[channel]);
-  return tn_clamp(scaled + r->output_zero_point, r->minimum, r->maximum);
+/* What turns one channel's accumulators into outputs. Kernels work on a copy of the layer's parameters: a store of an
+ * int8 may alias the original, which would be loaded again for every output. */
+typedef struct {
+  int32_t multiplier, shift;
+  int32_t zero_point, minimum, maximum;
+} tn_scaling;
+
+static inline int8_t tn_finish(const tn_scaling *s, int32_t scaled) {
+  return tn_clamp(scaled + s->zero_point, s->minimum, s->maximum);
+}
+
+static inline int8_t tn_requantize(const tn_scaling *s, int32_t acc) {
+  if (s->shift > -2) return tn_finish(s, tn_multiply_any(acc, s->multiplier, s->shift));
+  return tn_finish(s, tn_multiply_short(acc, s->multiplier, (uint32_t)(-2 - s->shift)));
+}
+
+/* Two accumulators of one channel. */
+static inline void tn_requantize_two(const tn_scaling *s, int32_t acc0, int32_t acc1, int8_t *to0, int8_t *to1) {
+  int32_t scaled0, scaled1;
+  if (s->shift > -2) {
+    scaled0 = tn_multiply_any(acc0, s->multiplier, s->shift);
+    scaled1 = tn_multiply_any(acc1, s->multiplier, s->shift);
+  } else {
+    uint32_t less_two = (uint32_t)(-2 - s->shift);
+    scaled0 = tn_multiply_short(acc0, s->multiplier, less_two);
+    scaled1 = tn_multiply_short(acc1, s->multiplier, less_two);
+  }
+  *to0 = tn_finish(s, scaled0);
+  *to1 = tn_finish(s, scaled1);
+}
+
+static inline tn_scaling tn_scaling_of(const tn_requantization *r) {
+  tn_scaling s = {0, 0, r->output_zero_point, r->minimum, r->maximum};
+  return s;
 }
 
 /* The part of a window, along one axis, that lies inside of the input: taps [first, last). */
@@ -72,10 +108,10 @@ static inline void tn_fill(int8_t *to, int8_t value, uint32_t bytes) {
   for (; bytes; bytes--) *to++ = value;
 }
 
-/* Outputs of channels [first, first + count) from windows of depth bytes: of two pixels, or of one. outputs point at
- * the pixel's channel 0. */
-void tn_matmul_two_s8(const tn_conv_layer *layer, uint32_t first, uint32_t count, uint32_t depth,
-                      const int8_t *const inputs[2], int8_t *const outputs[2]);
+/* Outputs of channels [first, first + count) from windows of depth bytes: of two pixels, whose windows follow each
+ * other, or of one. output points at the (first) pixel's channel 0. */
+void tn_matmul_two_s8(const tn_conv_layer *layer, uint32_t first, uint32_t count, uint32_t depth, const int8_t *input,
+                      int8_t *output);
 void tn_matmul_one_s8(const tn_conv_layer *layer, uint32_t first, uint32_t count, uint32_t depth, const int8_t *input,
                       int8_t *output);
 
