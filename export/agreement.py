@@ -73,31 +73,24 @@ class Int8Outputs:
         return dequantize_output(self.values, self.scale, self.zero_point)
 
 
-def measure_agreement(
-    module: torch.nn.Module,
-    onnx_path: Path,
-    float_path: Path,
-    int8_path: Path,
-    inputs: FloatArray,
-    labels: npt.NDArray[np.integer[Any]],
-) -> Agreement:
-    """Run the four stages ``torch``, ``onnx``, ``tflite`` and ``int8`` on ``inputs`` [N, H, W, C] and compare them.
+def run_stages(
+    module: torch.nn.Module, onnx_path: Path, float_path: Path, int8_path: Path, inputs: FloatArray
+) -> dict[str, FloatArray]:
+    """Outputs [N, classes] of the stages ``torch``, ``onnx``, ``tflite`` and ``int8`` on ``inputs`` [N, H, W, C].
 
-    ``labels`` is [N], integer. Raises ExportError when a stage does not run or the shapes do not agree.
+    What runs after them (the C code, a board) is added by the caller before `compare`. Raises ExportError when a stage
+    does not run.
     """
-    return compare(
-        {
-            "torch": run_torch(module, inputs),
-            "onnx": run_onnx(onnx_path, inputs),
-            "tflite": run_float(float_path, inputs),
-            "int8": run_int8(int8_path, inputs).dequantized(),
-        },
-        labels,
-    )
+    return {
+        "torch": run_torch(module, inputs),
+        "onnx": run_onnx(onnx_path, inputs),
+        "tflite": run_float(float_path, inputs),
+        "int8": run_int8(int8_path, inputs).dequantized(),
+    }
 
 
 def compare(outputs: Mapping[str, FloatArray], labels: npt.NDArray[np.integer[Any]]) -> Agreement:
-    """Compare the outputs [N, classes] of each stage, in order; the first is the reference.
+    """Compare the outputs [N, classes] of each stage, in order; the first is the reference. ``labels`` is [N].
 
     Raises ExportError when there are no inputs, or a stage's outputs have another shape than the reference's.
     """

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.agreement import Agreement, measure_agreement
+from export.agreement import Agreement, compare, run_stages
 from export.onnx_export import export_onnx
 from export.tflite_convert import convert
 
@@ -170,7 +170,8 @@ class Chain:
 
     def agreement(self) -> Agreement:
         labels = np.arange(len(self.inputs)) % 10
-        return measure_agreement(self.module, self.onnx, self.float_tflite, self.int8_tflite, self.inputs, labels)
+        outputs = run_stages(self.module, self.onnx, self.float_tflite, self.int8_tflite, self.inputs)
+        return compare(outputs, labels)
 
 
 def make_chain(name: str, folder: Path) -> Chain:
