@@ -10,7 +10,7 @@ from tinynas.errors import SearchError
 from tinynas.network import input_shape_at, scale_to
 from tinynas.space import load_space
 from tinynas.supernet import Supernet, SupernetSettings
-from tinynas.training import TrainingSettings
+from tinynas.training import TrainingSettings, accuracy, prepare, train
 
 SPACE = load_space("mobilenet_small")
 SETTINGS = SupernetSettings(training=TrainingSettings(batch_size=16), random_per_step=1)
@@ -80,6 +80,14 @@ def test_training_teaches_every_size(data):
     teacher = supernet.teacher()
     assert teacher.shape == (len(data.train_labels), 3)
     assert (teacher.argmax(1).numpy() == data.train_labels).mean() > 0.8
+
+    # What is extracted can be trained on, and begins with what it was given.
+    shared = supernet.evaluate(sizes[1])
+    network = supernet.extract(sizes[1])
+    images = prepare(data, data.validation_images, sizes[1].resolution)
+    assert accuracy(network, images, data.validation_labels) == pytest.approx(shared, abs=0.1)
+    trained = train(network, data, sizes[1].resolution, settings=SETTINGS.training, epochs=3, teacher=teacher)
+    assert trained.test_accuracy > 0.8
 
 
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(data, tmp_path, monkeypatch):
