@@ -291,6 +291,7 @@ def softmax_exps(input_scale: float, beta: float) -> Int32Array:
 
     At most 256 elements; larger differences give a probability of zero. LiteRT's reference softmax evaluates gemmlowp's
     fixed point ``exp_on_negative_values`` for each element; its argument has 256 values at most, so it is a table here.
+    Exponentials below 2^-20 are left out: they round to zero in the sum, which keeps 19 bits, and in every output.
     """
     fraction_bits = 31 - _SOFTMAX_INTEGER_BITS
     real = min(float(np.float32(beta)) * input_scale * (1 << fraction_bits), 2.0**31 - 1.0)
@@ -301,7 +302,8 @@ def softmax_exps(input_scale: float, beta: float) -> Int32Array:
         )
     largest = math.floor(((1 << _SOFTMAX_INTEGER_BITS) - 1) * (1 << fraction_bits) / (1 << shift))
     differences = range(min(largest, INT8_MAX - INT8_MIN) + 1)
-    return np.array([_exp(_high_multiply(-(d << shift), multiplier)) for d in differences], np.int32)
+    exps = (_exp(_high_multiply(-(d << shift), multiplier)) for d in differences)
+    return np.array([exp for exp in exps if exp >= 1 << 11], np.int32)
 
 
 _EXP_FACTORS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)

@@ -47,7 +47,7 @@ static inline int8_t tn_finish(const tn_scaling *s, int32_t scaled) {
 
 static inline int8_t tn_requantize(const tn_scaling *s, int32_t acc) {
   if (s->shift > -2) return tn_finish(s, tn_multiply_any(acc, s->multiplier, s->shift));
-  return tn_finish(s, tn_multiply_short(acc, s->multiplier, (uint32_t)(-2 - s->shift)));
+  return tn_finish(s, tn_multiply_short(acc, s->multiplier, ~(uint32_t)s->shift - 1));
 }
 
 /* Two accumulators of one channel. */
@@ -57,7 +57,7 @@ static inline void tn_requantize_two(const tn_scaling *s, int32_t acc0, int32_t 
     scaled0 = tn_multiply_any(acc0, s->multiplier, s->shift);
     scaled1 = tn_multiply_any(acc1, s->multiplier, s->shift);
   } else {
-    uint32_t less_two = (uint32_t)(-2 - s->shift);
+    uint32_t less_two = ~(uint32_t)s->shift - 1;
     scaled0 = tn_multiply_short(acc0, s->multiplier, less_two);
     scaled1 = tn_multiply_short(acc1, s->multiplier, less_two);
   }
@@ -114,6 +114,25 @@ void tn_matmul_two_s8(const tn_conv_layer *layer, uint32_t first, uint32_t count
                       int8_t *output);
 void tn_matmul_one_s8(const tn_conv_layer *layer, uint32_t first, uint32_t count, uint32_t depth, const int8_t *input,
                       int8_t *output);
+
+/* What stays the same while an output row is computed; a copy of the layer, which an int8 store may alias. */
+typedef struct {
+  const int8_t *input, *weights;
+  const int32_t *bias, *multipliers;
+  const int8_t *shifts;
+  int32_t zero_point;
+  uint32_t channels, multiplier, output_channels;
+  uint32_t kernel_columns, tap_step, row_step, pixel_step;
+  uint32_t rows_inside, taps_above, taps_below;
+  tn_scaling scaling;
+} tn_depthwise_row;
+
+/* Outputs of one pixel from the taps [first, last) of its columns, the first of which is at input + corner; all others
+ * lie outside of the input, and read the zero point. */
+void tn_depthwise_one_s8(const tn_depthwise_row *row, uint32_t corner, uint32_t first, uint32_t last, int8_t *output);
+
+/* Outputs of four neighbouring pixels none of whose windows reaches over the left or right border. */
+void tn_depthwise_four_s8(const tn_depthwise_row *row, uint32_t corner, int8_t *output);
 
 /* Adds to sums the products of four rows of weights, depth apart, with one input. */
 static inline void tn_dot_four(const int8_t *input, const int8_t *weights, uint32_t depth, int32_t sums[4]) {
