@@ -12,8 +12,8 @@
 #define RING_BYTES 128u /* a power of two, more than the longest command */
 #define TICK_MASK 0xFFFFFFu
 #define UART_INTERRUPT_BIT (1u << (TN_UART_INTERRUPT % 32))
-#define PAUSE_LOOPS 300u /* some 1,500 cycles: less than a byte takes at 115,200 baud */
-#define POLLS_BEFORE_SLEEP 50u
+#define PAUSE_LOOPS 100u /* some 800 cycles: less than a byte takes at 115,200 baud */
+#define POLLS_BEFORE_SLEEP 150u
 
 extern uint8_t tn_free_start[], tn_free_end[];
 

@@ -1,0 +1,34 @@
+/* The harness's platform on the host: bytes from stdin, replies to stdout, so that the protocol runs under sanitizers.
+ * The byte 2 stands for an overrun, except in raw data; the end of the input is a silent line. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "platform.h"
+#include "protocol.h"
+
+static uint8_t free_memory[FREE_BYTES + 1];
+static uint64_t ticks;
+
+void platform_start(void) {}
+
+int platform_read(uint32_t timeout_ms) {
+  int byte = getchar();
+  if (byte == EOF) {
+    if (timeout_ms) return PLATFORM_TIMEOUT;
+    exit(0);
+  }
+  return byte == 2 && !timeout_ms ? PLATFORM_OVERRUN : byte;
+}
+
+void platform_write(const char *text) { fputs(text, stdout); }
+
+uint64_t platform_ticks(void) { return ticks += 1500; }
+
+uint32_t platform_ticks_per_second(void) { return 1000000; }
+
+uint8_t *platform_free_memory(size_t *bytes) {
+  *bytes = FREE_BYTES;
+  return free_memory;
+}
+
+int main(void) { protocol_run(); }
