@@ -146,28 +146,23 @@ def conv_requantization(graph: Graph, operator: Operator) -> Requantization:
 def fully_connected_requantization(graph: Graph, operator: Operator) -> WideRequantization:
     """Parameters of FULLY_CONNECTED, whose reference kernel computes ``round(acc * scale)`` in double precision.
 
-    A double's 53 bits fit into the 62-bit multiplier, so the kernel's product is exact, and it rounds to the same
-    integer as the double product does. Raises ExportError if there is an accumulator for which it would not.
+    The kernel multiplies by a 62-bit integer instead, which gives the same output for every accumulator. Raises
+    ExportError if no such integer exists.
     """
     output = graph.output_tensor(operator)
     quantization = _quantization(output)
     scales = _effective_scales(graph, operator)
     high, low, shifts = [], [], []
     for scale in scales:
-        fraction, exponent = math.frexp(scale)
-        if exponent > 30:
+        wide = _wide_multiplier(scale)
+        if wide is None:
             raise ExportError(
-                f"the layer '{operator.name}' multiplies its sums by {scale:g}, which no kernel can: check its scales"
+                f"the layer '{operator.name}' scales its sums by {scale!r}, which integers cannot reproduce exactly: "
+                "quantize the model again with other calibration data"
             )
-        if not _rounds_like_double(scale, quantization.zero_point):
-            raise ExportError(
-                f"the layer '{operator.name}' has a scale ({scale!r}) whose double precision product cannot be "
-                "reproduced with integers: quantize the model again with other calibration data"
-            )
-        wide = int(fraction * (1 << 53)) << 9
-        high.append(wide >> 31)
-        low.append(wide & 0x7FFFFFFF)
-        shifts.append(min(31 - exponent, 63))
+        high.append(wide[0] >> 31)
+        low.append(wide[0] & 0x7FFFFFFF)
+        shifts.append(wide[1])
     minimum, maximum = activation_range(operator.activation, quantization)
     return WideRequantization(
         high=np.array(high, np.uint32),
@@ -180,22 +175,30 @@ def fully_connected_requantization(graph: Graph, operator: Operator) -> WideRequ
     )
 
 
-def _rounds_like_double(scale: float, zero_point: int) -> bool:
-    """Whether rounding the exact ``acc * scale`` gives what rounding its double does, for every 32-bit accumulator.
+def _wide_multiplier(scale: float) -> tuple[int, int] | None:
+    """(multiplier, shift) with which ``acc * multiplier / 2**(31 + shift)`` rounds like the double ``acc * scale``.
 
-    They can only differ where the double is a half, which happens next to the boundaries between two outputs.
+    Both are multiples of nearly the same number, so they can only differ at the accumulator next to the boundary between
+    two outputs, where the double may have been rounded up to the boundary. Each of these bounds the multiplier.
     """
-    if scale == 0.0:
-        return True
-    boundaries = np.arange(INT8_MAX - INT8_MIN + abs(zero_point) + 1) + 0.5
-    accumulators = np.rint(boundaries / scale)
-    accumulators = accumulators[accumulators < 2.0**31]
+    fraction, exponent = math.frexp(scale)
+    if exponent > 30:
+        return None
+    nominal = int(fraction * (1 << 53)) << 9
+    lower, upper = 0, (1 << 62) - 1
+    boundaries = np.arange(INT8_MAX - INT8_MIN + 1) + 0.5
+    accumulators = np.rint(boundaries / scale) if scale else np.zeros(0)
     products = accumulators * scale
-    numerator, denominator = scale.as_integer_ratio()
-    for accumulator, product in zip(accumulators, products, strict=True):
-        if product % 1.0 == 0.5 and 2 * int(accumulator) * numerator < int(2 * product) * denominator:
-            return False
-    return True
+    near = (np.abs(products - boundaries) < boundaries * 2.0**-48) & (accumulators < 2.0**31)
+    for k in np.flatnonzero(near):
+        least_that_reaches = -(-((2 * int(k) + 1) << (62 - exponent)) // (2 * int(accumulators[k])))
+        if products[k] >= boundaries[k]:
+            lower = max(lower, least_that_reaches)
+        else:
+            upper = min(upper, least_that_reaches - 1)
+    if lower > upper:
+        return None
+    return min(max(nominal, lower), upper), min(31 - exponent, 63)
 
 
 def _effective_scales(graph: Graph, operator: Operator) -> list[float]:
