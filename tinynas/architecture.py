@@ -57,7 +57,9 @@ class Architecture:
             for block_text in stage_text.split("_"):
                 block = _BLOCK.fullmatch(block_text)
                 if block is None:
-                    raise SearchError(f"'{text}': '{block_text}' is not a block; write k<kernel>e<expansion>, as in k3e6")
+                    raise SearchError(
+                        f"'{text}': '{block_text}' is not a block; write k<kernel>e<expansion>, as in k3e6"
+                    )
                 blocks.append(Block(int(block[1]), int(block[2])))
             stages.append(tuple(blocks))
         return cls(match["space"], int(match["resolution"]), float(match["width"]), tuple(stages))

@@ -92,3 +92,14 @@ def keep(
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def load_network(path: Path, network: nn.Module) -> None:
+    """Load the weights of a finished training into ``network``. Raises SearchError when they are not its own."""
+    tensors, _ = read_checkpoint(path)
+    try:
+        network.load_state_dict(_under("network.", tensors))
+    except RuntimeError as error:
+        raise SearchError(
+            f"the checkpoint {path} does not fit its network ({error}); delete it to start over"
+        ) from error

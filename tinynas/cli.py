@@ -6,14 +6,17 @@ import enum
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from devices.errors import TinyNasError
 from devices.profile import DEFAULT_DEVICE
 from tinynas import output
+from tinynas.effort import Effort
+
+if TYPE_CHECKING:
+    from tinynas.study import StudySettings
 
 app = typer.Typer(
     name="tinynas",
@@ -27,9 +30,7 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 Model = Annotated[Path, typer.Argument(metavar="MODEL.tflite", help="An int8 TensorFlow Lite model.")]
 Device = Annotated[str, typer.Option("--device", help="A device profile; 'tinynas devices' lists them.")]
-Board = Annotated[
-    str, typer.Option("--board", help="emulator, serial:PORT, adb:SERIAL, or a name from boards.toml.")
-]
+Board = Annotated[str, typer.Option("--board", help="emulator, serial:PORT, adb:SERIAL, or a name from boards.toml.")]
 Study = Annotated[Path, typer.Argument(metavar="STUDY", help="A study's folder.")]
 StudyOut = Annotated[Path, typer.Option("-o", "--out", help="The study's folder; an existing study is resumed.")]
 Data = Annotated[
@@ -43,15 +44,16 @@ MaxLatency = Annotated[float | None, typer.Option("--max-latency-ms", help="Limi
 MaxEnergy = Annotated[float | None, typer.Option("--max-energy-mj", help="Limit on the energy of one inference.")]
 MaxSram = Annotated[float | None, typer.Option("--max-sram", help="Limit on the arena, in bytes.")]
 MaxFlash = Annotated[float | None, typer.Option("--max-flash", help="Limit on the flash, in bytes.")]
-SupernetSeconds = Annotated[
-    float | None, typer.Option("--supernet-seconds", min=1, help="Time to train the supernet; by default for the demo.")
-]
+SupernetEpochs = Annotated[int, typer.Option("--supernet-epochs", min=1, help="Epochs of the weight-sharing supernet.")]
+Finalists = Annotated[int, typer.Option("--finalists", min=1, help="How many of the front are trained on.")]
+FinalEpochs = Annotated[int, typer.Option("--final-epochs", min=1, help="Epochs that each of them is trained on.")]
 Limit = Annotated[
-    list[str] | None, typer.Option("--limit", metavar="NAME=VALUE", help="Any limit by its name, as in max_sram_bytes=40000.")
+    list[str] | None,
+    typer.Option("--limit", metavar="NAME=VALUE", help="Any limit by its name, as in max_sram_bytes=40000."),
 ]
 
 
-class Layout(str, enum.Enum):
+class Layout(enum.StrEnum):
     """Kinds of project that ``compile`` writes for."""
 
     PLAIN = "plain"
@@ -169,7 +171,9 @@ def predict(
     model: Annotated[Path | None, typer.Argument(metavar="[MODEL.tflite]")] = None,
     architecture: Annotated[str | None, typer.Option("--architecture", help="An architecture's text form.")] = None,
     device: Device = DEFAULT_DEVICE,
-    data: Annotated[str, typer.Option("--data", help="The data set whose inputs --architecture takes.")] = "fashion-mnist",
+    data: Annotated[
+        str, typer.Option("--data", help="The data set whose inputs --architecture takes.")
+    ] = "fashion-mnist",
     as_json: Json = False,
 ) -> None:
     """Predict latency and energy from the cost model alone."""
@@ -179,18 +183,19 @@ def predict(
     _finish(commands.predict(model, architecture, device, data), as_json, show.prediction)
 
 
-def _study_options(
-    device: str,
+def _settings(
     data: str,
+    device: str,
     space: str | None,
     strategy: str,
     trials: int,
     seed: int,
     limits: dict[str, float | None],
     more_limits: list[str] | None,
-    supernet_seconds: float | None,
-) -> dict[str, Any]:
+    effort: tuple[int, int, int],
+) -> StudySettings:
     from tinynas.errors import SearchError
+    from tinynas.workspace import make_settings
 
     named: dict[str, float] = {name: value for name, value in limits.items() if value is not None}
     for text in more_limits or []:
@@ -199,16 +204,17 @@ def _study_options(
             named[name.strip()] = float(value)
         except ValueError:
             raise SearchError(f"'--limit {text}' is not NAME=VALUE with a number, as in max_sram_bytes=40000") from None
-    return {
-        "device": device,
-        "data_name": data,
-        "space_name": space,
-        "strategy": strategy,
-        "trials": trials,
-        "seed": seed,
-        "limits": named,
-        "supernet_seconds": supernet_seconds,
-    }
+    supernet_epochs, finalists, final_epochs = effort
+    return make_settings(
+        device=device,
+        data_name=data,
+        space_name=space,
+        strategy=strategy,
+        trials=trials,
+        seed=seed,
+        limits=named,
+        training=Effort(supernet_epochs, finalists, final_epochs).as_settings(),
+    )
 
 
 @app.command()
@@ -225,15 +231,18 @@ def search(
     max_sram: MaxSram = None,
     max_flash: MaxFlash = None,
     limit: Limit = None,
-    supernet_seconds: SupernetSeconds = None,
+    supernet_epochs: SupernetEpochs = Effort.supernet_epochs,
+    finalists: Finalists = Effort.finalists,
+    final_epochs: FinalEpochs = Effort.finalist_epochs,
     as_json: Json = False,
 ) -> None:
     """Search a space for the networks that fit a device; resumes a study that exists."""
     from tinynas.commands import show, studies
 
     limits = _limits(max_latency_ms, max_energy_mj, max_sram, max_flash)
-    options = _study_options(device, data, space, strategy, trials, seed, limits, limit, supernet_seconds)
-    _finish(studies.search(out, **options), as_json, show.front)
+    effort = (supernet_epochs, finalists, final_epochs)
+    settings = _settings(data, device, space, strategy, trials, seed, limits, limit, effort)
+    _finish(studies.search(out, settings), as_json, show.front)
 
 
 @app.command()
@@ -274,15 +283,18 @@ def run(
     max_sram: MaxSram = None,
     max_flash: MaxFlash = None,
     limit: Limit = None,
-    supernet_seconds: SupernetSeconds = None,
+    supernet_epochs: SupernetEpochs = Effort.supernet_epochs,
+    finalists: Finalists = Effort.finalists,
+    final_epochs: FinalEpochs = Effort.finalist_epochs,
     as_json: Json = False,
 ) -> None:
     """Do all of it: search, measure, refit, train on, export, compile, verify, report."""
     from tinynas.commands import show, studies
 
     limits = _limits(max_latency_ms, max_energy_mj, max_sram, max_flash)
-    options = _study_options(device, data, space, strategy, trials, seed, limits, limit, supernet_seconds)
-    _finish(studies.run(out, board, **options), as_json, show.run)
+    effort = (supernet_epochs, finalists, final_epochs)
+    settings = _settings(data, device, space, strategy, trials, seed, limits, limit, effort)
+    _finish(studies.run(out, board, settings), as_json, show.run)
 
 
 def _limits(
@@ -303,20 +315,15 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        result = app(arguments, standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        output.say("interrupted; what was finished is kept, run the same command to go on")
-        return 130
+        app(arguments)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 1
     except TinyNasError as error:
         return _failed(str(error), arguments)
     except OSError as error:
-        return _failed(f"{error.filename or 'a file'}: {error.strerror or error}; free space or choose another place", arguments)
+        what = f"{error.filename}: " if error.filename else ""
+        return _failed(f"{what}{error.strerror or error}; free some space, or choose another place", arguments)
+    return 0
 
 
 def _failed(message: str, arguments: list[str]) -> int:

@@ -93,6 +93,8 @@ class CandidateTrained(_Event):
     type: Literal["candidate_trained"] = "candidate_trained"
     architecture: ArchitectureText
     accuracy: Fraction
+    """On the validation images, by which the winner is chosen."""
+    test_accuracy: Fraction
     epochs: NonNegativeInt
     seconds: NonNegativeFloat
     checkpoint: str
@@ -117,16 +119,38 @@ class Measured(_Event):
 
     type: Literal["measured"] = "measured"
     architecture: ArchitectureText
+    weights: Literal["random", "trained"]
+    """Random weights take the same time; they were measured to refit the cost model before anything was trained on."""
     board: str
     latency_ms: NonNegativeFloat
     predicted_latency_ms: NonNegativeFloat
+    """By the study's first cost model."""
     cycles: NonNegativeInt
+    instructions: NonNegativeInt | None
+    layer_cycles: tuple[NonNegativeInt, ...]
     sram_bytes: NonNegativeInt
     flash_bytes: NonNegativeInt
+    firmware_sha256: str
+    toolchain: str
+
+
+class Verified(_Event):
+    """A candidate's outputs on a board were compared with the reference kernels'."""
+
+    type: Literal["verified"] = "verified"
+    architecture: ArchitectureText
+    board: str
+    inputs: NonNegativeInt
+    identical: NonNegativeInt
+    max_abs_diff: NonNegativeFloat
 
 
 class CostModelRefitted(_Event):
-    """The latency model was fitted to measurements; errors are mean absolute percentages over the same nets."""
+    """The latency model was fitted to measurements.
+
+    Errors are mean absolute percentages over the measured networks, each predicted after the refit by a model fitted to
+    the others.
+    """
 
     type: Literal["cost_model_refitted"] = "cost_model_refitted"
     board: str
@@ -135,7 +159,16 @@ class CostModelRefitted(_Event):
     mape_after: NonNegativeFloat
 
 
-Event = StudyStarted | EvaluationFinished | StageDone | CandidateTrained | Exported | Measured | CostModelRefitted
+Event = (
+    StudyStarted
+    | EvaluationFinished
+    | StageDone
+    | CandidateTrained
+    | Exported
+    | Measured
+    | Verified
+    | CostModelRefitted
+)
 
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 """Reads one line."""

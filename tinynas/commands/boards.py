@@ -187,5 +187,3 @@ def _measure_random(
             measured.append(measured_network(graph, measure_graph(graph, profile, board, store=store)))
             update(len(measured), samples, "networks")
     return measured
-
-

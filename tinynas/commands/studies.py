@@ -1,0 +1,152 @@
+"""Commands about a study: search, export, report, and run, which is all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from devices.boards import resolve_board
+from tinynas import output, stages
+from tinynas.evaluation import Evaluation
+from tinynas.events import CostModelRefitted, Exported, Verified
+from tinynas.report import write_report
+from tinynas.reporting import report_of
+from tinynas.study import SearchOutcome, StudySettings
+from tinynas.supernet import Supernet
+from tinynas.workspace import Workspace, candidate_id
+
+REPORT = "report.html"
+
+
+def search(folder: Path, settings: StudySettings) -> dict[str, Any]:
+    """Search, or go on with a search."""
+    with _opened(folder, settings) as workspace:
+        outcome = stages.search(workspace, _lazily(workspace))
+        return _search_result(workspace, outcome)
+
+
+def export(folder: Path, candidate: str | None, out: Path) -> dict[str, Any]:
+    """Train a candidate on, if that has not been done, and write its files."""
+    with _opened(folder, None) as workspace:
+        architecture = workspace.find(candidate)
+        stages.train_on(workspace, [architecture], _lazily(workspace))
+        exported = stages.export_candidate(workspace, architecture, out.resolve())
+        return _exported_result(workspace, exported, out)
+
+
+def report(folder: Path) -> dict[str, Any]:
+    """Write the study's page."""
+    path = folder / REPORT
+    write_report(report_of(Workspace.read(folder)), path)
+    return {"path": str(path)}
+
+
+def run(folder: Path, board_name: str, settings: StudySettings) -> dict[str, Any]:
+    """Search, measure, refit, train on, export, compile, verify, report."""
+    with _opened(folder, settings) as workspace, resolve_board(board_name, settings.device) as board:
+        supernet = _lazily(workspace)
+        outcome = stages.search(workspace, supernet)
+        stages.measure_and_refit(workspace, board)
+        finalists = stages.finalists(workspace)
+        stages.train_on(workspace, finalists, supernet)
+        for architecture in finalists:
+            if not any(event.architecture == architecture for event in workspace.study.events_of(Exported)):
+                artifacts = workspace.artifacts / candidate_id(architecture)
+                stages.export_candidate(workspace, architecture, artifacts, board)
+        write_report(report_of(workspace), folder / REPORT)
+        winner = workspace.winner()
+        assert winner is not None
+        exported = next(e for e in workspace.study.events_of(Exported) if e.architecture == winner.architecture)
+        verified = next(e for e in workspace.study.events_of(Verified) if e.architecture == winner.architecture)
+        measured = workspace.measured("trained")[winner.architecture]
+        refitted = workspace.study.events_of(CostModelRefitted)[-1]
+        return {
+            **_search_result(workspace, outcome),
+            **_exported_result(workspace, exported, folder / exported.folder),
+            "winner": {
+                "candidate": candidate_id(winner.architecture),
+                "architecture": str(winner.architecture),
+                "validation_accuracy": winner.accuracy,
+                "test_accuracy": winner.test_accuracy,
+                "latency_ms": measured.latency_ms,
+                "predicted_latency_ms": measured.predicted_latency_ms,
+                "energy_mj": workspace.profile.energy_mj(measured.latency_ms),
+                "cycles": measured.cycles,
+                "instructions": measured.instructions,
+                "sram_bytes": measured.sram_bytes,
+                "flash_bytes": measured.flash_bytes,
+            },
+            "board": measured.board,
+            "inputs": verified.inputs,
+            "identical": verified.identical,
+            "max_abs_diff": verified.max_abs_diff,
+            "measured": refitted.measurements,
+            "mape_before": refitted.mape_before,
+            "mape_after": refitted.mape_after,
+            "path": str(folder / REPORT),
+        }
+
+
+class _opened:  # noqa: N801 - used like a function, in a with statement
+    """A workspace whose study is closed at the end; says what was repaired."""
+
+    def __init__(self, folder: Path, settings: StudySettings | None) -> None:
+        self._workspace = Workspace.open(folder, settings)
+
+    def __enter__(self) -> Workspace:
+        if self._workspace.study.note is not None:
+            output.say(self._workspace.study.note)
+        return self._workspace
+
+    def __exit__(self, *reason: object) -> None:
+        self._workspace.study.close()
+
+
+def _lazily(workspace: Workspace) -> Callable[[], Supernet]:
+    """The trained supernet, trained or loaded at the first call."""
+    return cache(lambda: stages.train_supernet(workspace))
+
+
+def _search_result(workspace: Workspace, outcome: SearchOutcome) -> dict[str, Any]:
+    if outcome.note is not None:
+        output.say(outcome.note)
+    return {
+        "study": str(workspace.study.folder),
+        "device": workspace.profile.name,
+        "trials": len(outcome.evaluations),
+        "feasible": len(workspace.evaluations()),
+        "rejected": outcome.rejected,
+        "front": [_candidate(workspace, evaluation) for evaluation in workspace.front()],
+    }
+
+
+def _candidate(workspace: Workspace, evaluation: Evaluation) -> dict[str, Any]:
+    costs = evaluation.costs
+    trained = workspace.trained().get(evaluation.architecture)
+    return {
+        "candidate": candidate_id(evaluation.architecture),
+        "architecture": str(evaluation.architecture),
+        "accuracy": evaluation.accuracy,
+        "trained_accuracy": trained and trained.accuracy,
+        "test_accuracy": trained and trained.test_accuracy,
+        "latency_ms": costs.latency_ms,
+        "energy_mj": costs.energy_mj,
+        "sram_bytes": costs.sram_bytes,
+        "flash_bytes": costs.flash_bytes,
+        "macs": costs.macs,
+        "parameters": costs.parameters,
+    }
+
+
+def _exported_result(workspace: Workspace, exported: Exported, folder: Path) -> dict[str, Any]:
+    files = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    return {
+        "candidate": candidate_id(exported.architecture),
+        "architecture": str(exported.architecture),
+        "files": files,
+        "accuracy": exported.accuracy,
+        "sram_bytes": exported.sram_bytes,
+        "flash_bytes": exported.flash_bytes,
+    }

@@ -1,0 +1,37 @@
+"""How much work a study does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+from tinynas.errors import SearchError
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work the stages do; every figure is part of the study's settings."""
+
+    supernet_epochs: int = 3
+    finalists: int = 3
+    """How many of the front are trained on."""
+    finalist_epochs: int = 5
+    measured: int = 12
+    """How many candidates are measured to refit the cost model."""
+    verified_inputs: int = 100
+    """Inputs on which each exported network is compared with the reference, and the stages of its export with it."""
+
+    def as_settings(self) -> dict[str, int | float | str | bool]:
+        """For `StudySettings.training`."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, int | float | str | bool]) -> Effort:
+        """The effort that a study was started with. Raises SearchError for a name that is none of it."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(settings.keys() - known)
+        if unknown:
+            raise SearchError(
+                f"the study's training settings have an unknown '{unknown[0]}'; known are {sorted(known)}"
+            )
+        return cls(**{name: int(value) for name, value in settings.items()})

@@ -1,0 +1,338 @@
+"""The stages of a study, in order. Each goes on from what the journal says is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from devices.board import Board, Measurement
+from devices.store import MeasurementStore
+from export.bundle import write_bundle
+from export.codegen import generate
+from export.flash import flash_bytes
+from export.graph import Graph
+from export.manifest import write_manifest
+from export.planner import plan
+from export.reader import read_tflite
+from export.synthetic import with_random_weights
+from tinynas import output
+from tinynas.architecture import Architecture
+from tinynas.constraints import Admission
+from tinynas.cost_model import CostModel, MeasuredNetwork, compare, layer_features
+from tinynas.data import Array
+from tinynas.effort import Effort
+from tinynas.events import CandidateTrained, CostModelRefitted, Exported, Measured, StageDone, Verified
+from tinynas.front import crowded_order, point_of
+from tinynas.measuring import compare_with_reference, measure_graph, random_inputs
+from tinynas.strategies import make_strategy
+from tinynas.study import Progress, SearchOutcome
+from tinynas.study import search as run_search
+from tinynas.workspace import REFITTED_MODEL, Workspace, candidate_id
+
+if TYPE_CHECKING:  # torch takes a second to load, and most commands do without it
+    from torch import nn
+
+    from tinynas.supernet import Supernet
+    from tinynas.training import ProgressCallback
+
+SUPERNET = "supernet"
+CHECKPOINTS = "checkpoints"
+INT8_MODEL = "model_int8.tflite"
+REPRESENTATIVE_INPUTS = 200
+"""Training images that the int8 converter finds its ranges on."""
+AGREEMENT_INPUTS = 1000
+"""Test images on which the stages of the export are compared."""
+
+
+@contextmanager
+def training_progress(label: str) -> Iterator[ProgressCallback]:
+    """Show a training's progress in per cent."""
+    with output.progress(label) as update:
+        yield lambda p: update(round(100 * p.fraction), 100, f"%, loss {p.loss:.3f}")
+
+
+def train_supernet(workspace: Workspace) -> Supernet:
+    """Train the weight-sharing supernet, or load the one that is trained."""
+    from tinynas.supernet import Supernet
+
+    study = workspace.study
+    supernet = Supernet(workspace.space, workspace.data, seed=study.settings.seed)
+    checkpoint = study.folder / CHECKPOINTS / "supernet.safetensors"
+    epochs = Effort.of(workspace.study.settings.training).supernet_epochs
+    with training_progress("training the supernet") as update:
+        result = supernet.train(epochs=epochs, checkpoint=checkpoint, progress=update)
+    if not any(event.stage == SUPERNET for event in study.events_of(StageDone)):
+        files = (str(checkpoint.relative_to(study.folder)),)
+        study.append(StageDone(stage=SUPERNET, seconds=result.seconds, files=files, figures={"loss": result.loss}))
+    return supernet
+
+
+def search(workspace: Workspace, supernet: Callable[[], Supernet]) -> SearchOutcome:
+    """Evaluate candidates until the study has its trials; the supernet is asked for only if some are missing."""
+    study, settings = workspace.study, workspace.study.settings
+    admission = Admission(workspace.limits, workspace.costs(workspace.first_model))
+    strategy = make_strategy(
+        settings.strategy,
+        workspace.space,
+        workspace.data.input_shape,
+        admission,
+        seed=settings.seed,
+        trials=settings.trials,
+        objective=settings.objective,
+    )
+    # Before minutes go into the supernet: is there anything that fits?
+    make_strategy("random", workspace.space, workspace.data.input_shape, admission, seed=0, trials=1).ask()
+    admission.forget_rejections()
+    loaded: list[Supernet] = []
+
+    def accuracy(architecture: Architecture) -> float:
+        if not loaded:
+            loaded.append(supernet())
+        return loaded[0].evaluate(architecture)
+
+    with output.progress("searching") as update:
+
+        def show(progress: Progress) -> None:
+            best = max(e.accuracy for e in (progress.latest, *study.evaluations))
+            update(progress.done, progress.trials, f"candidates, best {best:.1%}")
+
+        return run_search(study, strategy, admission, accuracy, on_progress=show)
+
+
+def measure_and_refit(workspace: Workspace, board: Board) -> None:
+    """Measure a spread of candidates on the board and refit the latency model to them."""
+    study = workspace.study
+    if study.events_of(CostModelRefitted):
+        return
+    batch = _spread(workspace, Effort.of(workspace.study.settings.training).measured)
+    done = workspace.measured("random")
+    costs = workspace.costs(workspace.first_model)
+    store = MeasurementStore()
+    with output.progress("measuring") as update:
+        for position, architecture in enumerate(batch, start=1):
+            if architecture not in done:
+                graph = with_random_weights(costs.graph(architecture))
+                measurement = measure_graph(graph, workspace.profile, board, store=store)
+                predicted = workspace.first_model.latency_ms(graph, workspace.profile)
+                study.append(measured_event(architecture, "random", measurement, predicted))
+            update(position, len(batch), "candidates")
+    networks = measured_networks(workspace)
+    first = workspace.first_model
+    actual = [sum(network.cycles) for network in networks]
+    before = compare([first.cycles(network.layers) for network in networks], actual)
+    after = compare(left_out_predictions(first, networks), actual)
+    first.refit(networks).save(study.folder / REFITTED_MODEL)
+    study.append(
+        CostModelRefitted(board=board.name, measurements=len(networks), mape_before=before.mape, mape_after=after.mape)
+    )
+
+
+def measured_networks(workspace: Workspace) -> list[MeasuredNetwork]:
+    """What the study measured with random weights, in the form that the cost model learns from."""
+    costs = workspace.costs(workspace.first_model)
+    return [
+        MeasuredNetwork(layer_features(costs.graph(architecture)), tuple(map(float, event.layer_cycles)))
+        for architecture, event in workspace.measured("random").items()
+    ]
+
+
+def left_out_predictions(model: CostModel, networks: Sequence[MeasuredNetwork]) -> list[float]:
+    """Cycles of each network, predicted by a model that was refitted to the others alone."""
+    predictions = []
+    for index, network in enumerate(networks):
+        others = [*networks[:index], *networks[index + 1 :]]
+        predictions.append((model.refit(others) if others else model).cycles(network.layers))
+    return predictions
+
+
+def _spread(workspace: Workspace, count: int) -> list[Architecture]:
+    """The front first, then the next-best candidates: the model has to be right where the choice is made."""
+    evaluations = workspace.study.evaluations
+    order = crowded_order([point_of(evaluation) for evaluation in evaluations])
+    return [evaluations[index].architecture for index in order[:count]]
+
+
+def finalists(workspace: Workspace) -> list[Architecture]:
+    """The most accurate candidates of the re-ranked front."""
+    best_first = sorted(workspace.front(), key=lambda e: -e.accuracy)
+    return [
+        evaluation.architecture for evaluation in best_first[: Effort.of(workspace.study.settings.training).finalists]
+    ]
+
+
+def train_on(workspace: Workspace, architectures: Sequence[Architecture], supernet: Callable[[], Supernet]) -> None:
+    """Train candidates further, from the supernet's weights, each for the study's epochs."""
+    from tinynas.training import train
+
+    study = workspace.study
+    epochs = Effort.of(workspace.study.settings.training).finalist_epochs
+    for position, architecture in enumerate(architectures, start=1):
+        if architecture in workspace.trained():
+            continue
+        network = supernet().extract(architecture)
+        checkpoint = _checkpoint(workspace, architecture)
+        with training_progress(f"training {position} of {len(architectures)}") as update:
+            result = train(
+                network,
+                workspace.data,
+                architecture.resolution,
+                epochs=epochs,
+                seed=study.settings.seed,
+                checkpoint=checkpoint,
+                progress=update,
+            )
+        study.append(
+            CandidateTrained(
+                architecture=architecture,
+                accuracy=result.validation_accuracy,
+                test_accuracy=result.test_accuracy,
+                epochs=epochs,
+                seconds=result.seconds,
+                checkpoint=str(checkpoint.relative_to(study.folder)),
+            )
+        )
+
+
+def _checkpoint(workspace: Workspace, architecture: Architecture) -> Path:
+    return workspace.study.folder / CHECKPOINTS / f"{candidate_id(architecture)}.safetensors"
+
+
+def trained_network(workspace: Workspace, architecture: Architecture) -> nn.Module:
+    """The network of a candidate that was trained on, with its weights."""
+    from tinynas.checkpoint import load_network
+    from tinynas.network import build_network
+
+    network = build_network(architecture, workspace.space, workspace.data.input_shape, len(workspace.data.classes))
+    load_network(_checkpoint(workspace, architecture), network)
+    return network
+
+
+def export_candidate(
+    workspace: Workspace, architecture: Architecture, folder: Path, board: Board | None = None
+) -> Exported:
+    """Write a trained candidate's ONNX, float and int8 TFLite, C and manifest into ``folder``, and record it.
+
+    With a board, the compiled network is also measured on it and compared with the reference kernels, and the manifest
+    tells both.
+    """
+    from export.agreement import compare as compare_stages
+    from export.agreement import run_stages
+    from export.onnx_export import export_onnx
+    from export.tflite_convert import convert
+    from tinynas.network import input_shape_at
+
+    study, data = workspace.study, workspace.data
+    network = trained_network(workspace, architecture)
+    height, width, channels = input_shape_at(architecture.resolution, data.input_shape)
+    onnx_path, float_path, int8_path = (folder / name for name in ("model.onnx", "model_float.tflite", INT8_MODEL))
+    output.say(f"exporting {candidate_id(architecture)} to {folder}")
+    export_onnx(network, (channels, height, width), onnx_path)
+    representative = _inputs(workspace, data.train_images[:REPRESENTATIVE_INPUTS], architecture)
+    convert(onnx_path, representative, float_path, int8_path)
+    inputs = _inputs(workspace, data.test_images[:AGREEMENT_INPUTS], architecture)
+    outputs = run_stages(network, onnx_path, float_path, int8_path, inputs)
+    graph = read_tflite(int8_path)
+    write_bundle(generate(graph), folder / "c")
+    settings: dict[str, object] = {
+        "architecture": str(architecture),
+        "device": workspace.profile.name,
+        "data": {"name": data.name, "sha256": data.fingerprint, "classes": data.classes},
+        "input": {
+            "resized_to": [height, width, channels],
+            "mean": data.mean,
+            "std": data.std,
+            "meaning": "(pixel - mean) / std, then quantized with the input's scale and zero point in c/model.h",
+        },
+        "study": study.settings.model_dump(),
+    }
+    agreement = compare_stages(outputs, data.test_labels[: len(inputs)])
+    stages = {"stages": agreement.to_json()}
+    compiler = None
+    if board is not None:
+        measured, verified = _run_on_board(workspace, architecture, int8_path, graph, board)
+        settings["measured"] = measured.model_dump(mode="json", exclude={"architecture", "time"})
+        settings["verified"] = verified.model_dump(mode="json", exclude={"architecture", "time"})
+        compiler = measured.toolchain
+        some = Effort.of(study.settings.training).verified_inputs
+        on_board = {stage: values[:some] for stage, values in outputs.items()}
+        on_board["c"] = _board_outputs(board, graph, inputs[:some])
+        stages["stages_with_board"] = compare_stages(on_board, data.test_labels[:some]).to_json()
+    write_manifest(folder, settings=settings, agreement=stages, compiler=compiler)
+    event = Exported(
+        architecture=architecture,
+        folder=os.path.relpath(folder, study.folder),
+        accuracy=agreement.accuracy,
+        sram_bytes=plan(graph).arena_bytes,
+        flash_bytes=flash_bytes(graph, workspace.profile),
+    )
+    study.append(event)
+    return event
+
+
+def _inputs(workspace: Workspace, images: Array, architecture: Architecture) -> npt.NDArray[np.float32]:
+    """[N, H, W, C] float32 inputs as the network takes them."""
+    from tinynas.network import input_shape_at, resize
+
+    shape = input_shape_at(architecture.resolution, workspace.data.input_shape)
+    return workspace.data.normalize(resize(images, shape))
+
+
+def _board_outputs(board: Board, graph: Graph, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """[N, classes] real outputs of the flashed board for real inputs [N, H, W, C]."""
+    from export.agreement import dequantize_output, quantize_input
+
+    source, target = (graph.tensors[index].quantization for index in (graph.inputs[0], graph.outputs[0]))
+    assert source is not None
+    assert target is not None
+    quantized = quantize_input(inputs, source.scale, source.zero_point)
+    raw = board.outputs([image.tobytes() for image in quantized])
+    values = np.stack([np.frombuffer(output, np.int8) for output in raw])
+    return dequantize_output(values, target.scale, target.zero_point)
+
+
+def _run_on_board(
+    workspace: Workspace, architecture: Architecture, model: Path, graph: Graph, board: Board
+) -> tuple[Measured, Verified]:
+    """Measure the exported model and compare its outputs with the reference kernels' bit for bit."""
+    predicted = workspace.first_model.latency_ms(graph, workspace.profile)
+    measured = measured_event(
+        architecture, "trained", measure_graph(graph, workspace.profile, board, store=MeasurementStore()), predicted
+    )
+    workspace.study.append(measured)
+    inputs = random_inputs(graph, Effort.of(workspace.study.settings.training).verified_inputs, seed=0)
+    comparison = compare_with_reference(model.read_bytes(), inputs, board.outputs(inputs))
+    verified = Verified(
+        architecture=architecture,
+        board=board.name,
+        inputs=comparison.inputs,
+        identical=comparison.identical,
+        max_abs_diff=comparison.max_abs_diff,
+    )
+    workspace.study.append(verified)
+    return measured, verified
+
+
+def measured_event(
+    architecture: Architecture, weights: Literal["random", "trained"], measurement: Measurement, predicted_ms: float
+) -> Measured:
+    """The journal's line for a measurement."""
+    return Measured(
+        architecture=architecture,
+        weights=weights,
+        board=measurement.board,
+        latency_ms=measurement.latency_ms,
+        predicted_latency_ms=predicted_ms,
+        cycles=measurement.cycles,
+        instructions=measurement.instructions,
+        layer_cycles=measurement.layer_cycles,
+        sram_bytes=measurement.sram_bytes,
+        flash_bytes=measurement.flash_bytes,
+        firmware_sha256=measurement.firmware_sha256,
+        toolchain=measurement.toolchain,
+    )

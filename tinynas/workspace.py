@@ -1,0 +1,168 @@
+"""An opened study with everything that follows from its settings: device, data, space, costs."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from devices.profile import DeviceProfile, load_profile
+from tinynas.architecture import Architecture
+from tinynas.candidate import CandidateCosts
+from tinynas.constraints import Limits
+from tinynas.cost_model import CostModel, current_cost_model
+from tinynas.data import DataSet, load_data
+from tinynas.errors import SearchError
+from tinynas.evaluation import Evaluation
+from tinynas.events import CandidateTrained, CostModelRefitted, Measured
+from tinynas.front import pareto_front
+from tinynas.space import SearchSpace, default_space, load_space
+from tinynas.strategies import STRATEGIES
+from tinynas.study import Study, StudySettings
+
+FIRST_MODEL = "cost_model_first.json"
+REFITTED_MODEL = "cost_model_refitted.json"
+
+
+def candidate_id(architecture: Architecture) -> str:
+    """A short name for an architecture: eight hex digits of its text's SHA-256."""
+    return hashlib.sha256(str(architecture).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What every stage of a study works with."""
+
+    study: Study
+    profile: DeviceProfile
+    data: DataSet
+    space: SearchSpace
+    limits: Limits
+    first_model: CostModel
+    """The cost model that the search filters and ranks with; kept in the study so that it never changes."""
+
+    @classmethod
+    def open(cls, folder: Path, settings: StudySettings | None) -> Self:
+        """Create or resume the study of ``folder``; raises SearchError or DeviceError before anything is written."""
+        if settings is not None:
+            data = _prepared(settings)
+            study = Study.open(folder, settings)
+        else:
+            study = Study.open(folder)
+            data = load_data(study.settings.data)
+        try:
+            return cls._with(study, data, may_write=True)
+        except BaseException:
+            study.close()
+            raise
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The study of ``folder`` to look at."""
+        study = Study.read(folder)
+        return cls._with(study, load_data(study.settings.data), may_write=False)
+
+    @classmethod
+    def _with(cls, study: Study, data: DataSet, *, may_write: bool) -> Self:
+        profile = load_profile(study.settings.device)
+        path = study.folder / FIRST_MODEL
+        if may_write and not path.exists():
+            current_cost_model(profile).save(path)
+        return cls(
+            study=study,
+            profile=profile,
+            data=data,
+            space=load_space(study.settings.space),
+            limits=Limits.for_device(profile, study.settings.limits),
+            first_model=CostModel.load(path),
+        )
+
+    def costs(self, model: CostModel) -> CandidateCosts:
+        """The cost function of this study with one cost model."""
+        return CandidateCosts(self.space, self.data.input_shape, len(self.data.classes), self.profile, model)
+
+    @property
+    def best_model(self) -> CostModel:
+        """The refitted cost model once there is one, until then the first."""
+        refitted = self.study.events_of(CostModelRefitted)
+        return CostModel.load(self.study.folder / REFITTED_MODEL) if refitted else self.first_model
+
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Every candidate of the search with its costs by the best cost model, those that break a limit left out."""
+        costs = self.costs(self.best_model)
+        renewed = (Evaluation(e.architecture, costs(e.architecture), e.accuracy) for e in self.study.evaluations)
+        return tuple(e for e in renewed if not self.limits.violations(e.costs))
+
+    def front(self) -> tuple[Evaluation, ...]:
+        """The candidates that no other beats in both accuracy and latency, fastest first."""
+        return tuple(sorted(pareto_front(self.evaluations()), key=lambda e: e.costs.latency_ms))
+
+    def trained(self) -> dict[Architecture, CandidateTrained]:
+        """What was trained on, by architecture."""
+        return {event.architecture: event for event in self.study.events_of(CandidateTrained)}
+
+    def measured(self, weights: str) -> dict[Architecture, Measured]:
+        """The last measurement of each architecture with ``random`` or ``trained`` weights."""
+        return {e.architecture: e for e in self.study.events_of(Measured) if e.weights == weights}
+
+    def winner(self) -> CandidateTrained | None:
+        """The most accurate of the networks that were trained on, by validation accuracy; None before any was."""
+        trained = self.trained().values()
+        return max(trained, key=lambda event: event.accuracy) if trained else None
+
+    def find(self, wanted: str | None) -> Architecture:
+        """The candidate with an id or text form, by default the winner. Raises SearchError when there is none."""
+        if wanted is None:
+            winner = self.winner()
+            if winner is not None:
+                return winner.architecture
+            front = self.front()
+            if not front:
+                raise SearchError(f"the study '{self.study.folder}' has no candidates yet; run tinynas search first")
+            return max(front, key=lambda e: e.accuracy).architecture
+        for evaluation in self.study.evaluations:
+            if wanted in (candidate_id(evaluation.architecture), str(evaluation.architecture)):
+                return evaluation.architecture
+        raise SearchError(f"the study '{self.study.folder}' has no candidate '{wanted}'; its report lists them")
+
+    @cached_property
+    def artifacts(self) -> Path:
+        """The folder of exported candidates."""
+        return self.study.folder / "artifacts"
+
+
+def _prepared(settings: StudySettings) -> DataSet:
+    """Check what the settings name before a folder is made for them."""
+    load_profile(settings.device)
+    load_space(settings.space)
+    if settings.strategy not in STRATEGIES:
+        raise SearchError(f"there is no strategy '{settings.strategy}'; choose from {', '.join(STRATEGIES)}")
+    return load_data(settings.data)
+
+
+def make_settings(
+    *,
+    device: str,
+    data_name: str,
+    space_name: str | None,
+    strategy: str,
+    trials: int,
+    seed: int,
+    limits: dict[str, float],
+    training: dict[str, int | float | str | bool],
+) -> StudySettings:
+    """The settings of a new study; the default space and the device's own limits are filled in."""
+    profile = load_profile(device)
+    space = space_name or default_space(load_data(data_name).input_shape).name
+    return StudySettings(
+        device=device,
+        data=data_name,
+        space=space,
+        strategy=strategy,
+        trials=trials,
+        seed=seed,
+        limits=Limits.for_device(profile, limits).as_mapping(),
+        training=training,
+    )
