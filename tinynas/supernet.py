@@ -2,8 +2,8 @@
 
 Every step trains a random architecture or two on the labels, and every few steps the largest and the smallest as well
 (the sandwich rule of Yu and Huang, ICCV 2019), the others then optionally on the largest's answers (in-place
-distillation). Kernels are centre crops of the largest (Cai et al., "Once-for-all", ICLR 2020). An architecture's accuracy is that of
-the standalone network with its weights, batch normalizations recalibrated.
+distillation). Kernels are centre crops of the largest (Cai et al., "Once-for-all", ICLR 2020). An architecture's
+accuracy is that of the standalone network with its weights, batch normalizations recalibrated.
 """
 
 from __future__ import annotations
