@@ -146,23 +146,23 @@ def conv_requantization(graph: Graph, operator: Operator) -> Requantization:
 def fully_connected_requantization(graph: Graph, operator: Operator) -> WideRequantization:
     """Parameters of FULLY_CONNECTED, whose reference kernel computes ``round(acc * scale)`` in double precision.
 
-    The kernel multiplies by a 62-bit integer instead, which gives the same output for every accumulator. Raises
-    ExportError if no such integer exists.
+    The multiplier holds all 53 bits of the scale's double, so that the kernel can round as the double product does.
+    Raises ExportError for a scale of 2^30 or more.
     """
     output = graph.output_tensor(operator)
     quantization = _quantization(output)
     scales = _effective_scales(graph, operator)
     high, low, shifts = [], [], []
     for scale in scales:
-        wide = _wide_multiplier(scale)
-        if wide is None:
+        fraction, exponent = math.frexp(scale)
+        if exponent > 30:
             raise ExportError(
-                f"the layer '{operator.name}' scales its sums by {scale!r}, which integers cannot reproduce exactly: "
-                "quantize the model again with other calibration data"
+                f"the layer '{operator.name}' multiplies its sums by {scale:g}, which no kernel can: check its scales"
             )
-        high.append(wide[0] >> 31)
-        low.append(wide[0] & 0x7FFFFFFF)
-        shifts.append(wide[1])
+        wide = int(fraction * (1 << 53)) << 9 if exponent >= -32 else 0  # less than 2^-32 turns every sum into 0
+        high.append(wide >> 31)
+        low.append(wide & 0x7FFFFFFF)
+        shifts.append(min(31 - exponent, 63))
     minimum, maximum = activation_range(operator.activation, quantization)
     return WideRequantization(
         high=np.array(high, np.uint32),
@@ -173,32 +173,6 @@ def fully_connected_requantization(graph: Graph, operator: Operator) -> WideRequ
         minimum=minimum,
         maximum=maximum,
     )
-
-
-def _wide_multiplier(scale: float) -> tuple[int, int] | None:
-    """(multiplier, shift) with which ``acc * multiplier / 2**(31 + shift)`` rounds like the double ``acc * scale``.
-
-    Both are multiples of nearly the same number, so they can only differ at the accumulator next to the boundary between
-    two outputs, where the double may have been rounded up to the boundary. Each of these bounds the multiplier.
-    """
-    fraction, exponent = math.frexp(scale)
-    if exponent > 30:
-        return None
-    nominal = int(fraction * (1 << 53)) << 9
-    lower, upper = 0, (1 << 62) - 1
-    boundaries = np.arange(INT8_MAX - INT8_MIN + 1) + 0.5
-    accumulators = np.rint(boundaries / scale) if scale else np.zeros(0)
-    products = accumulators * scale
-    near = (np.abs(products - boundaries) < boundaries * 2.0**-48) & (accumulators < 2.0**31)
-    for k in np.flatnonzero(near):
-        least_that_reaches = -(-((2 * int(k) + 1) << (62 - exponent)) // (2 * int(accumulators[k])))
-        if products[k] >= boundaries[k]:
-            lower = max(lower, least_that_reaches)
-        else:
-            upper = min(upper, least_that_reaches - 1)
-    if lower > upper:
-        return None
-    return min(max(nominal, lower), upper), min(31 - exponent, 63)
 
 
 def _effective_scales(graph: Graph, operator: Operator) -> list[float]:

@@ -68,9 +68,8 @@ typedef struct {
 
 void tn_depthwise_generic_s8(const tn_depthwise_layer *layer, const int8_t *input, int8_t *output);
 
-/* Requantization with one rounding of a 62-bit multiplier, high * 2^31 + low: result = acc * multiplier / 2^(31 +
- * shift), halves away from zero. LiteRT's fully connected layers multiply in double precision; this gives the same
- * integers. */
+/* Requantization with one rounding of a 62-bit multiplier, high * 2^31 + low: acc * multiplier / 2^(31 + shift), halves
+ * away from zero. LiteRT's fully connected layers multiply in double precision; this rounds to the same integers. */
 typedef struct {
   const uint32_t *high, *low; /* 31 bits each */
   const uint8_t *shifts;      /* 1 ... 63, right */

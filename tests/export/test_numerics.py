@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from export import numerics
@@ -90,31 +90,16 @@ def test_depthwise_weights_become_one_row_per_channel() -> None:
     assert numerics.kernel_weights(operator, weights)[1].tolist() == [1, 5, 9, 13, 17, 21]
 
 
-@given(
-    input_scale=st.floats(2.0**-13, 1.0, width=32),
-    weight_scale=st.floats(2.0**-17, 0.125, width=32),
-    output_scale=st.floats(2.0**-10, 1.0, width=32),
-    others=st.lists(st.integers(0, 2**31), min_size=1),
-)
-@example(0.125, 0.125, 0.09375, [0])  # 1/6, rounded down; three times it is a half in double precision
-@example(1.0, 0.1, 0.5, [0])
-def test_wide_multiplier_rounds_like_double(
-    input_scale: float, weight_scale: float, output_scale: float, others: list[int]
-) -> None:
-    tensors = (
-        Tensor("input", (1, 1), quantization=Quantization((input_scale,), (0,))),
-        Tensor("weights", (1, 1), quantization=Quantization((weight_scale,), (0,)), is_constant=True),
-        Tensor("output", (1, 1), quantization=Quantization((output_scale,), (0,))),
+@given(scales=st.tuples(*[st.floats(2.0**-13, 1.0, width=32)] * 3))
+def test_wide_multiplier_is_the_double(scales: tuple[float, float, float]) -> None:
+    tensors = tuple(
+        Tensor(name, (1, 1), quantization=Quantization((scale,), (0,)), is_constant=name == "weights")
+        for name, scale in zip(("input", "weights", "output"), scales, strict=True)
     )
     operator = Operator(OpKind.FULLY_CONNECTED, "layer", (0, 1), (2,))
-    graph = Graph("single", tensors, (operator,), (0,), (2,))
-    wide = numerics.fully_connected_requantization(graph, operator)
-    multiplier, shift = (int(wide.high[0]) << 31) + int(wide.low[0]), int(wide.shifts[0])
-    scale = input_scale * weight_scale / output_scale
-    boundaries = [int((k + 0.5) / scale) + step for k in range(256) for step in (-1, 0, 1, 2)]
-    for magnitude in [*others, *(b for b in boundaries if 0 <= b < 2**31)]:
-        rounded = ((magnitude * multiplier >> 31) + (1 << (shift - 1))) >> shift
-        assert min(rounded, 256) == min(numerics.round_half_away(magnitude * scale), 256)
+    wide = numerics.fully_connected_requantization(Graph("single", tensors, (operator,), (0,), (2,)), operator)
+    multiplier = (int(wide.high[0]) << 31) + int(wide.low[0])
+    assert math.ldexp(multiplier, -31 - int(wide.shifts[0])) == scales[0] * scales[1] / scales[2]
 
 
 @pytest.mark.parametrize(("scale", "beta"), [(0.1, 1.0), (0.001, 1.0), (1.5, 2.0)])

@@ -213,6 +213,26 @@ def fully_connected(rng: np.random.Generator) -> Case:
     return graph, [int8_values(rng, source.shape)]
 
 
+def fully_connected_ties(rng: np.random.Generator) -> Case:
+    """Scales whose quotient is a simple fraction, and every sum around zero: halves that only a double makes."""
+    sums = np.arange(-600, 600, dtype=np.int32)
+    input_scale, weight_scale, output_scale = (
+        float(pick(rng, [0.125, 0.25, 0.375, 0.09375, 0.6875])) for _ in range(3)
+    )
+    source = activation_tensor("input", (1, 1), rng, Quantization((input_scale,), (zero_point(rng),)))
+    weights = Tensor(
+        "weights",
+        (sums.size, 1),
+        quantization=Quantization((weight_scale,), (0,)),
+        is_constant=True,
+        data=np.zeros((sums.size, 1), np.int8),
+    )
+    bias_quantization = Quantization((input_scale * weight_scale,), (0,))
+    bias = Tensor("bias", (sums.size,), DType.INT32, bias_quantization, True, sums)
+    target = activation_tensor("output", (1, sums.size), rng, Quantization((output_scale,), (zero_point(rng),)))
+    return single(OpKind.FULLY_CONNECTED, [source], [weights, bias], target), [int8_values(rng, source.shape)]
+
+
 def add(rng: np.random.Generator) -> Case:
     shape = (1, int(rng.integers(1, 6)), int(rng.integers(1, 6)), int(rng.integers(1, 40)))
     sources = [activation_tensor(name, shape, rng) for name in ("a", "b")]
@@ -327,6 +347,7 @@ GENERATORS: list[tuple[Callable[[np.random.Generator], Case], int]] = [
     (pointwise, 60),
     (depthwise, 150),
     (fully_connected, 80),
+    (fully_connected_ties, 40),
     (add, 60),
     (average_pool, 60),
     (max_pool, 60),
