@@ -92,10 +92,13 @@ class EmulatedBoard:
             raise
 
     def serve(self, image: FirmwareImage) -> str:
-        """Start QEMU with ``image`` for somebody else's tools, and return the path of its serial port."""
-        port = self._start(image)
-        self._resume()
-        return port
+        """Start QEMU with ``image`` for somebody else's tools; returns the path of its serial port, ready for use."""
+        self.flash(image)
+        assert self._port is not None
+        path = str(self._port.port)
+        self._port.close()
+        self._port = self._session = None
+        return path
 
     def wait(self) -> None:
         """Wait until QEMU ends by itself."""

@@ -126,11 +126,19 @@ static instruction_cost cost_of_wide(uint16_t first, uint16_t second) {
   return cost;
 }
 
-static instruction_cost cost_of(const struct qemu_plugin_insn *insn) {
+/* Adds what an instruction costs and returns its size. The size comes from the encoding: for the last instruction of a
+ * page QEMU's own includes the one after, which it looks at to see whether it crosses into the next page. */
+static uint32_t decode(const struct qemu_plugin_insn *insn, instruction_cost *cost) {
   uint16_t code[2] = {0, 0};
-  size_t size = qemu_plugin_insn_size(insn);
-  memcpy(code, qemu_plugin_insn_data(insn), size == 2 ? 2 : 4);
-  return size == 2 ? cost_of_narrow(code[0]) : cost_of_wide(code[0], code[1]);
+  const void *data = qemu_plugin_insn_data(insn);
+  memcpy(code, data, sizeof code[0]);
+  if (code[0] < 0xE800u) {
+    *cost = cost_of_narrow(code[0]);
+    return 2;
+  }
+  if (qemu_plugin_insn_size(insn) >= sizeof code) memcpy(code, data, sizeof code);
+  *cost = cost_of_wide(code[0], code[1]);
+  return 4;
 }
 
 static bool inside(uint64_t address, range r) { return r.start <= address && address < r.end; }
@@ -220,10 +228,9 @@ static void translated(uint64_t id, struct qemu_plugin_tb *tb) {
   b->instructions = (uint32_t)qemu_plugin_tb_n_insns(tb);
   bool in_run = false;
   for (uint32_t i = 0; i < b->instructions; ++i) {
-    const struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(tb, i);
-    instruction_cost cost = cost_of(insn);
+    instruction_cost cost;
+    b->end += decode(qemu_plugin_tb_get_insn(tb, i), &cost);
     bool load = cost.kind == SINGLE_LOAD;
-    b->end += qemu_plugin_insn_size(insn);
     b->cycles += cost.cycles + (load && !in_run ? costs.load : 0);
     in_run = load;
     if (i == 0) b->first_is_load = load;
