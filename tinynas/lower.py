@@ -7,19 +7,7 @@ from __future__ import annotations
 
 from export.graph import Activation, DType, Graph, Operator, OpKind, Tensor, Window, same_padding
 from tinynas.architecture import Architecture
-from tinynas.space import InputShape, SearchSpace
-
-
-def resized(input_shape: InputShape, resolution: int) -> InputShape:
-    """The shape to which inputs of ``input_shape`` are resized: the longest side becomes ``resolution``.
-
-    A sensor window (width 1) keeps its width.
-    """
-    height, width, channels = input_shape
-    if width == 1:
-        return resolution, 1, channels
-    longest = max(height, width)
-    return max(1, round(height * resolution / longest)), max(1, round(width * resolution / longest)), channels
+from tinynas.space import InputShape, SearchSpace, input_shape_at
 
 
 def lower(architecture: Architecture, space: SearchSpace, input_shape: InputShape, classes: int) -> Graph:
@@ -28,7 +16,7 @@ def lower(architecture: Architecture, space: SearchSpace, input_shape: InputShap
     Raises SearchError if the architecture is not in the space.
     """
     space.check(architecture, input_shape)
-    builder = GraphBuilder(str(architecture), resized(input_shape, architecture.resolution))
+    builder = GraphBuilder(str(architecture), input_shape_at(architecture.resolution, input_shape))
     stem = space.stem
     value = builder.conv(
         builder.input, space.channels(stem.channels, architecture.width), stem.kernel, stem.stride, "stem"

@@ -29,16 +29,6 @@ from tinynas.architecture import Architecture
 from tinynas.space import InputShape, SearchSpace
 
 
-def input_shape_at(resolution: int, input_shape: InputShape) -> InputShape:
-    """Height, width and channels of the network's input when its longest side is ``resolution``.
-
-    The other side keeps the proportion, rounded, and is at least 1; a sensor window keeps its width of 1.
-    """
-    height, width, channels = input_shape
-    longest = max(height, width)
-    return max(1, round(height * resolution / longest)), max(1, round(width * resolution / longest)), channels
-
-
 def resize(images: npt.NDArray[np.generic], shape: InputShape) -> npt.NDArray[np.generic]:
     """Scale a batch of ``images`` (N, H, W, C; uint8 or float32) to the height and width of ``shape``.
 

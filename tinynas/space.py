@@ -17,6 +17,16 @@ InputShape = tuple[int, int, int]
 """Height, width and channels of one input; a sensor window is (samples, 1, axes)."""
 
 
+def input_shape_at(resolution: int, input_shape: InputShape) -> InputShape:
+    """Height, width and channels of the network's input when its longest side is ``resolution``.
+
+    The other side keeps the proportion, rounded, and is at least 1; a sensor window keeps its width of 1.
+    """
+    height, width, channels = input_shape
+    longest = max(height, width)
+    return max(1, round(height * resolution / longest)), max(1, round(width * resolution / longest)), channels
+
+
 class Stem(BaseModel):
     """The first convolution."""
 

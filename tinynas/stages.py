@@ -25,11 +25,12 @@ from tinynas import output
 from tinynas.architecture import Architecture
 from tinynas.constraints import Admission
 from tinynas.cost_model import CostModel, MeasuredNetwork, compare, layer_features
-from tinynas.data import Array
+from tinynas.data import Array, some
 from tinynas.effort import Effort
 from tinynas.events import CandidateTrained, CostModelRefitted, Exported, Measured, StageDone, Verified
 from tinynas.front import crowded_order, point_of
 from tinynas.measuring import compare_with_reference, measure_graph, random_inputs
+from tinynas.space import input_shape_at
 from tinynas.strategies import make_strategy
 from tinynas.study import Progress, SearchOutcome
 from tinynas.study import search as run_search
@@ -225,7 +226,6 @@ def export_candidate(
     from export.agreement import run_stages
     from export.onnx_export import export_onnx
     from export.tflite_convert import convert
-    from tinynas.network import input_shape_at
 
     study, data = workspace.study, workspace.data
     network = trained_network(workspace, architecture)
@@ -233,9 +233,13 @@ def export_candidate(
     onnx_path, float_path, int8_path = (folder / name for name in ("model.onnx", "model_float.tflite", INT8_MODEL))
     output.say(f"exporting {candidate_id(architecture)} to {folder}")
     export_onnx(network, (channels, height, width), onnx_path)
-    representative = _inputs(workspace, data.train_images[:REPRESENTATIVE_INPUTS], architecture)
+    # Drawn, not the first ones: a data set may be sorted by class.
+    representative = _inputs(
+        workspace, data.train_images[some(len(data.train_labels), REPRESENTATIVE_INPUTS)], architecture
+    )
     convert(onnx_path, representative, float_path, int8_path)
-    inputs = _inputs(workspace, data.test_images[:AGREEMENT_INPUTS], architecture)
+    compared = np.random.default_rng(0).permutation(some(len(data.test_labels), AGREEMENT_INPUTS))
+    inputs, labels = _inputs(workspace, data.test_images[compared], architecture), data.test_labels[compared]
     outputs = run_stages(network, onnx_path, float_path, int8_path, inputs)
     graph = read_tflite(int8_path)
     write_bundle(generate(graph), folder / "c")
@@ -251,7 +255,7 @@ def export_candidate(
         },
         "study": study.settings.model_dump(),
     }
-    agreement = compare_stages(outputs, data.test_labels[: len(inputs)])
+    agreement = compare_stages(outputs, labels)
     stages = {"stages": agreement.to_json()}
     compiler = None
     if board is not None:
@@ -259,10 +263,10 @@ def export_candidate(
         settings["measured"] = measured.model_dump(mode="json", exclude={"architecture", "time"})
         settings["verified"] = verified.model_dump(mode="json", exclude={"architecture", "time"})
         compiler = measured.toolchain
-        some = Effort.of(study.settings.training).verified_inputs
-        on_board = {stage: values[:some] for stage, values in outputs.items()}
-        on_board["c"] = _board_outputs(board, graph, inputs[:some])
-        stages["stages_with_board"] = compare_stages(on_board, data.test_labels[:some]).to_json()
+        count = Effort.of(study.settings.training).verified_inputs
+        on_board = {stage: values[:count] for stage, values in outputs.items()}
+        on_board["c"] = _board_outputs(board, graph, inputs[:count])
+        stages["stages_with_board"] = compare_stages(on_board, labels[:count]).to_json()
     write_manifest(folder, settings=settings, agreement=stages, compiler=compiler)
     event = Exported(
         architecture=architecture,
@@ -277,7 +281,7 @@ def export_candidate(
 
 def _inputs(workspace: Workspace, images: Array, architecture: Architecture) -> npt.NDArray[np.float32]:
     """[N, H, W, C] float32 inputs as the network takes them."""
-    from tinynas.network import input_shape_at, resize
+    from tinynas.network import resize
 
     shape = input_shape_at(architecture.resolution, workspace.data.input_shape)
     return workspace.data.normalize(resize(images, shape))

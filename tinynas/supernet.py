@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
@@ -24,7 +22,7 @@ from torch.nn import functional as F
 
 from tinynas import checkpoint as checkpoints
 from tinynas.architecture import Architecture
-from tinynas.data import DataSet
+from tinynas.data import DataSet, some
 from tinynas.errors import SearchError
 from tinynas.network import (
     ConvUnit,
@@ -210,8 +208,8 @@ class Supernet:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.weights = SupernetWeights(space, data.input_shape, len(data.classes))
-        self._calibration = _some(len(data.train_labels), self.settings.calibration_images)
-        self._evaluation = _some(len(data.validation_labels), self.settings.evaluation_images)
+        self._calibration = some(len(data.train_labels), self.settings.calibration_images)
+        self._evaluation = some(len(data.validation_labels), self.settings.evaluation_images)
         self._prepared: dict[int, tuple[Tensor, Tensor]] = {}
 
     def train(
@@ -336,11 +334,6 @@ class Supernet:
                 prepare(self.data, self.data.validation_images[self._evaluation], resolution),
             )
         return self._prepared[resolution]
-
-
-def _some(count: int, wanted: int) -> npt.NDArray[np.int64]:
-    """At most ``wanted`` of ``count`` places, always the same ones: the data may be sorted by class."""
-    return np.sort(np.random.default_rng(0).permutation(count)[:wanted])
 
 
 GRADIENT_NORM = 5.0

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from tinynas import checkpoint as checkpoints
 from tinynas.data import Array, DataSet, Labels
 from tinynas.errors import SearchError
-from tinynas.network import input_shape_at, resize
+from tinynas.network import resize
+from tinynas.space import input_shape_at
 
 EVALUATION_BATCH = 500
 """Images at a time when no gradient is kept: small enough to stay in a processor's cache."""

@@ -7,8 +7,8 @@ import torch
 from tinynas import supernet as supernet_module
 from tinynas.data import DataSet, load_data
 from tinynas.errors import SearchError
-from tinynas.network import input_shape_at, scale_to
-from tinynas.space import load_space
+from tinynas.network import scale_to
+from tinynas.space import input_shape_at, load_space
 from tinynas.supernet import Supernet, SupernetSettings
 from tinynas.training import TrainingSettings, accuracy, prepare, train
 
