@@ -30,12 +30,11 @@ from tinynas.network import (
     Network,
     build_network,
     fold_batch_norm,
-    input_shape_at,
     plane,
     same_conv2d,
     scale_to,
 )
-from tinynas.space import InputShape, SearchSpace
+from tinynas.space import InputShape, SearchSpace, input_shape_at
 from tinynas.training import (
     Batches,
     Progress,
