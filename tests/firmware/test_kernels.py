@@ -315,10 +315,18 @@ def relu6(rng: np.random.Generator) -> Case:
     return _elementwise(rng, OpKind.RELU6)
 
 
+TELLING_SCALES = [(1.09375, 1 / 3), (0.9375, 0.14), (1 / 9, 0.4 / 9), (5.75, 1.2666667), (1.5, 6 / 11)]
+"""Their quotient in single precision (which RELU takes) gives other outputs than that in double (QUANTIZE)."""
+
+
 def _elementwise(rng: np.random.Generator, kind: OpKind) -> Case:
     shape = (1, 256)
     source = activation_tensor("input", shape, rng)
     quantization = source.quantization if rng.random() < 0.2 else None
+    if rng.random() < 0.4:
+        first, second = (float(np.float32(value)) for value in pick(rng, TELLING_SCALES))
+        source = activation_tensor("input", shape, rng, Quantization((first,), (-128,)))
+        quantization = Quantization((second,), (-128,))
     graph = single(kind, [source], [], activation_tensor("output", shape, rng, quantization))
     return graph, [np.arange(-128, 128).astype(np.int8).reshape(shape)]
 
