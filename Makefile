@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 # A folder with model.c and model.h, as `tinynas compile` writes them.
-MODEL_DIR ?= $(CURDIR)/firmware/harness/sample_model
+MODEL_DIR ?= $(CURDIR)/build/sample_model
 BOARDS := $(notdir $(patsubst %/,%,$(dir $(wildcard firmware/boards/*/board.mk))))
 C_FILES = $(shell find firmware -name '*.[ch]')
 
@@ -42,12 +42,14 @@ format: setup
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(C_FILES)
 
-firmware: setup $(BOARDS:%=firmware-%)
+# The harness with a model for every board: a small one, unless MODEL_DIR names the folder of another.
+firmware: $(BOARDS:%=firmware-%)
 
-firmware-%:
-	@test -f '$(MODEL_DIR)/model.c' || { echo "There is no model.c in $(MODEL_DIR): write one with 'tinynas compile MODEL.tflite \
---device stm32f405 -o DIR', then 'make firmware MODEL_DIR=DIR'." >&2; exit 1; }
+firmware-%: $(MODEL_DIR)/model.c
 	$(MAKE) -C firmware BOARD=$* MODEL_DIR=$(MODEL_DIR) OUT=$(CURDIR)/build/firmware/$*
+
+$(CURDIR)/build/sample_model/model.c: setup
+	$(BIN)/python -m scripts.sample_model $(@D)
 
 # Studies and .venv stay: the first are results, the second takes minutes to make again.
 clean:
