@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -46,6 +47,7 @@ from tinynas.training import (
     prepare,
     probabilities,
 )
+from tinynas.workers import single_core_workers
 
 CHECKPOINT_SECONDS = 20.0
 """At most this much training is lost to an interruption."""
@@ -57,8 +59,8 @@ class SupernetSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     training: TrainingSettings = TrainingSettings()
-    random_per_step: PositiveInt = 1
-    """Random architectures in each step."""
+    random_per_step: PositiveInt = 2
+    """Random architectures in each step, trained side by side on as many processor cores."""
     sandwich_every: PositiveInt = 8
     """The largest and the smallest architecture join in every so many steps."""
     distillation: float = Field(0.0, ge=0, le=1)
@@ -209,6 +211,7 @@ class Supernet:
             self.weights = SupernetWeights(space, data.input_shape, len(data.classes))
         self._calibration = some(len(data.train_labels), self.settings.calibration_images)
         self._evaluation = some(len(data.validation_labels), self.settings.evaluation_images)
+        self._workers = single_core_workers()
         self._prepared: dict[int, tuple[Tensor, Tensor]] = {}
 
     def train(
@@ -283,29 +286,38 @@ class Supernet:
         return SupernetResult(step, step / batches.per_epoch, elapsed(), math.fsum(losses) / len(losses))
 
     def _accumulate_gradients(self, images: Tensor, labels: Tensor, step: int) -> float:
-        """Add up the gradients of one step's architectures; returns the first random one's loss on the labels."""
+        """Set the gradients to those of one step's architectures; returns the mean loss of the random ones."""
         settings, space, shape = self.settings, self.space, self.data.input_shape
         rng = random.Random(f"{self.seed}/{step}")
         chosen = [space.sample(rng, shape) for _ in range(settings.random_per_step)]
-        teacher = None
-        if step % settings.sandwich_every == 0:
-            chosen.append(space.extreme(shape, largest=False))
-            logits = self.weights(images, space.extreme(shape, largest=True))
-            self._hard_loss(logits, labels).backward()  # type: ignore[no-untyped-call]
-            teacher = logits.detach().softmax(dim=1) if settings.distillation > 0 else None
-        losses = []
-        for architecture in chosen:
+        parameters = list(self.weights.parameters())
+        teacher: Tensor | None = None
+
+        def gradients(architecture: Architecture) -> tuple[float, Tensor, tuple[Tensor | None, ...]]:
             logits = self.weights(images, architecture)
-            loss = self._hard_loss(logits, labels)
-            losses.append(loss.item())
+            loss = F.cross_entropy(logits, labels, label_smoothing=settings.training.label_smoothing)
+            labels_loss = loss.item()
             if teacher is not None:
                 weight = settings.distillation
                 loss = (1 - weight) * loss + weight * F.cross_entropy(logits, teacher)
-            loss.backward()  # type: ignore[no-untyped-call]
-        return losses[0]
+            return labels_loss, logits, torch.autograd.grad(loss, parameters, allow_unused=True)
 
-    def _hard_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=self.settings.training.label_smoothing)
+        results = []
+        if step % settings.sandwich_every == 0:
+            chosen.append(space.extreme(shape, largest=False))
+            largest = space.extreme(shape, largest=True)
+            if settings.distillation > 0:
+                results.append(self._workers.submit(gradients, largest).result())
+                teacher = results[0][1].detach().softmax(dim=1)
+            else:
+                chosen.append(largest)
+        results = [*self._workers.map(gradients, chosen), *results]
+        # Added up in a fixed order, so that it does not matter which worker is done first.
+        for _, _, parts in results:
+            for parameter, part in zip(parameters, parts, strict=True):
+                if part is not None:
+                    parameter.grad = part if parameter.grad is None else parameter.grad.add_(part)
+        return math.fsum(loss for loss, _, _ in results[: settings.random_per_step]) / settings.random_per_step
 
     def extract(self, architecture: Architecture) -> Network:
         """The standalone network of ``architecture``, ready to use or to train on: shared weights, own statistics."""
@@ -315,6 +327,13 @@ class Supernet:
 
     def evaluate(self, architecture: Architecture) -> float:
         """The accuracy of ``architecture`` on the validation images, with the shared weights."""
+        return self.evaluate_all([architecture])[0]
+
+    def evaluate_all(self, architectures: Sequence[Architecture]) -> list[float]:
+        """`evaluate` of each, as many at a time as there are processor cores."""
+        return list(self._workers.map(self._evaluate, architectures))
+
+    def _evaluate(self, architecture: Architecture) -> float:
         network = fold_batch_norm(self.extract(architecture))
         images = self._images_at(architecture.resolution)[1]
         return accuracy(network, images, self.data.validation_labels[self._evaluation])
