@@ -59,7 +59,8 @@ def main() -> None:
         for row in rows:
             print(
                 f"{row['model'][:70]:70} SRAM {row['sram_bytes']:>7,} = {row['linker_arena_bytes']:>7,}"
-                f"   flash {row['flash_bytes']:>8,} ~ {row['linker_flash_bytes']:>8,} {row['flash_error_percent']:+.3f} %"
+                f"   flash {row['flash_bytes']:>8,} ~ {row['linker_flash_bytes']:>8,}"
+                f" {row['flash_error_percent']:+.3f} %"
             )
         print(f"SRAM exact for all {len(rows)}: {exact}; largest flash error {worst:.3f} %")
     raise SystemExit(0 if exact and worst <= 1 else 1)

@@ -21,15 +21,15 @@ _DTYPES = {
 _OPERATOR_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
 _TYPE_NAMES = {code: name for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
 _ACTIVATION_NAMES = {code: name for name, code in vars(schema.ActivationFunctionType).items() if isinstance(code, int)}
-_SAME = schema.Padding.SAME
+_PADDINGS = (schema.Padding.SAME, schema.Padding.VALID)
 _SIZE_KEEPING = (OpKind.RESHAPE, OpKind.QUANTIZE, OpKind.DEQUANTIZE, OpKind.RELU, OpKind.RELU6, OpKind.SOFTMAX)
 
 
 def read_tflite(path: Path) -> Graph:
     """Read the model's only subgraph; the graph is named after the file.
 
-    Raises ModelFormatError when the file is missing, damaged or not a TensorFlow Lite model, and
-    UnsupportedOperatorError when an operator, or the form of one, has no kernel.
+    Raises ModelFormatError when the file is missing, damaged or not a TensorFlow Lite model, UnsupportedOperatorError
+    when an operator, or the form of one, has no kernel, and ExportError when the model has several inputs or outputs.
     """
     try:
         content = path.read_bytes()
@@ -46,8 +46,10 @@ def parse_tflite(content: bytes, name: str) -> Graph:
         )
     try:
         model = schema.ModelT.InitFromPackedBuf(content, 0)
-        if len(model.subgraphs) != 1:
-            raise ModelFormatError(f"'{name}' has {len(model.subgraphs)} subgraphs; only models with one are supported")
+        if model.subgraphs is None or len(model.subgraphs) != 1:
+            raise ModelFormatError(
+                f"'{name}' has {len(model.subgraphs or ())} subgraphs; only models with one are supported"
+            )
         graph = _read_subgraph(model, model.subgraphs[0], name)
     except (ModelFormatError, UnsupportedOperatorError):
         raise
@@ -77,6 +79,10 @@ def _read_subgraph(model: Any, subgraph: Any, name: str) -> Graph:
 
 def _check_order(graph: Graph) -> None:
     """Every activation must be computed before it is read, once."""
+    if not {*graph.inputs, *graph.outputs} <= set(range(len(graph.tensors))):
+        raise ModelFormatError(f"'{graph.name}' has inputs or outputs that are not among its tensors")
+    if any(graph.tensors[index].is_constant for index in graph.inputs):
+        raise ModelFormatError(f"'{graph.name}' has an input that is a constant")
     known = set(graph.inputs)
     for operator in graph.operators:
         for index in graph.activations_in(operator):
@@ -110,6 +116,8 @@ class _SubgraphReader:
             raise ModelFormatError(f"the tensor '{name}' has no fixed shape; convert the model with a fixed input size")
         dtype = _DTYPES.get(record.type)
         buffer = self._model.buffers[record.buffer].data
+        if record.sparsity is not None:
+            raise UnsupportedOperatorError(f"the tensor '{name}' is sparse; convert the model without sparsity")
         data = None
         if buffer is not None and len(buffer):
             if dtype is not None:
@@ -144,6 +152,10 @@ class _SubgraphReader:
         code = self._model.operatorCodes[record.opcodeIndex]
         builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
         outputs = tuple(int(output) for output in record.outputs)
+        inputs = [int(value) for value in record.inputs]
+        count = len(self.tensors)
+        if not all(-1 <= value < count for value in inputs) or not all(0 <= value < count for value in outputs):
+            raise ModelFormatError(f"operator {index} uses tensors that the model does not have")
         layer = self.tensors[outputs[0]].name or f"layer {index}"
         kind_name = _OPERATOR_NAMES.get(builtin, f"operator {builtin}")
         if kind_name == "CUSTOM" and code.customCode:
@@ -154,7 +166,6 @@ class _SubgraphReader:
             raise UnsupportedOperatorError(
                 f"the operator {kind_name} of the layer '{layer}' has no kernel; supported are {supported_names()}"
             ) from None
-        inputs = [int(value) for value in record.inputs]
         if kind in (OpKind.CONV_2D, OpKind.DEPTHWISE_CONV_2D, OpKind.FULLY_CONNECTED):
             inputs = [value for value in inputs if value >= 0]  # -1 stands for a bias that is not there
         attributes = self._attributes(kind, layer, inputs, outputs, record.builtinOptions)
@@ -204,11 +215,10 @@ class _SubgraphReader:
             case OpKind.ADD:
                 return {"activation": self._activation(layer, options)}
             case OpKind.CONCATENATION:
-                rank = len(self.tensors[outputs[0]].shape)
-                return {"activation": self._activation(layer, options), "axes": (options.axis % rank,)}
+                axis = self._axis(layer, options.axis, outputs[0])
+                return {"activation": self._activation(layer, options), "axes": (axis,)}
             case OpKind.MEAN:
-                rank = len(self.tensors[inputs[0]].shape)
-                axes = {int(axis) % rank for axis in self._constant(layer, inputs, 1).ravel()}
+                axes = {self._axis(layer, axis, inputs[0]) for axis in self._constant(layer, inputs, 1).ravel()}
                 return {"axes": tuple(sorted(axes))}
             case OpKind.PAD:
                 pads = self._constant(layer, inputs, 1).reshape(-1, 2)
@@ -218,10 +228,17 @@ class _SubgraphReader:
             case _:
                 return {}
 
+    def _axis(self, layer: str, axis: Any, tensor: int) -> int:
+        """The axis counted from the front."""
+        rank = len(self.tensors[tensor].shape)
+        if not -rank <= axis < rank:
+            raise ModelFormatError(f"the layer '{layer}' has the axis {axis} for a tensor of rank {rank}")
+        return int(axis) % rank
+
     def _constant(self, layer: str, inputs: list[int], position: int) -> Any:
         data = self.tensors[inputs[position]].data if len(inputs) > position else None
-        if data is None:
-            raise ModelFormatError(f"the layer '{layer}' needs a constant as input {position}")
+        if data is None or self._raw_types[inputs[position]] != schema.TensorType.INT32:
+            raise UnsupportedOperatorError(f"the layer '{layer}' needs an int32 constant as input {position}")
         return data
 
     @staticmethod
@@ -244,10 +261,12 @@ class _SubgraphReader:
         dilation = (getattr(options, "dilationHFactor", 1), getattr(options, "dilationWFactor", 1))
         if len(source) != 4 or len(target) != 4 or len(kernel) != 2 or min(*kernel, *stride, *dilation) < 1:
             raise ModelFormatError(f"the layer '{layer}' has a window {kernel} over {list(source)}")
+        if options.padding not in _PADDINGS:
+            raise ModelFormatError(f"the layer '{layer}' has padding that is neither SAME nor VALID")
         padding = []
         for axis in (0, 1):
             reach = (kernel[axis] - 1) * dilation[axis] + 1
-            if options.padding == _SAME:
+            if options.padding == schema.Padding.SAME:
                 size, before = same_padding(source[axis + 1], kernel[axis], stride[axis], dilation[axis])
             else:
                 size, before = (source[axis + 1] - reach) // stride[axis] + 1, 0
