@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import enum
+import errno
+import io
+import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,9 +33,15 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as of any program that SIGINT ends; typer exits with it."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 Model = Annotated[Path, typer.Argument(metavar="MODEL.tflite", help="An int8 TensorFlow Lite model.")]
 Device = Annotated[str, typer.Option("--device", help="A device profile; 'tinynas devices' lists them.")]
+BoardDevice = Annotated[
+    str | None, typer.Option("--device", help=f"A device profile; by default the board's, or {DEFAULT_DEVICE}.")
+]
 Board = Annotated[str, typer.Option("--board", help="emulator, serial:PORT, adb:SERIAL, or a name from boards.toml.")]
 Study = Annotated[Path, typer.Argument(metavar="STUDY", help="A study's folder.")]
 StudyOut = Annotated[Path, typer.Option("-o", "--out", help="The study's folder; an existing study is resumed.")]
@@ -64,11 +76,27 @@ class Layout(enum.StrEnum):
     ESP_IDF = "esp-idf"
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"tinynas {version('tinynas')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of no one command."""
+
+
 def _finish(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
     if as_json:
         output.print_json(result)
     else:
         show(result)
+        sys.stdout.flush()  # while a full disk or a closed pipe can still be told from success
 
 
 @app.command()
@@ -81,7 +109,10 @@ def devices(as_json: Json = False) -> None:
 
 @app.command()
 def check(model: Model, device: Device = DEFAULT_DEVICE, as_json: Json = False) -> None:
-    """Plan a model for a device: SRAM, flash, layers, and why it does not fit. Runs nothing."""
+    """Plan a model for a device, without running it.
+
+    Says what SRAM and flash it takes, layer by layer, and why it does not fit.
+    """
     from tinynas.commands import model as commands
     from tinynas.commands import show
 
@@ -107,11 +138,11 @@ def compile_(
 def measure(
     model: Model,
     board: Board,
-    device: Device = DEFAULT_DEVICE,
+    device: BoardDevice = None,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Inferences to time.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Build a model's firmware, flash it, run it and time every layer."""
+    """Run a model on a board and time every layer."""
     from tinynas.commands import boards, show
 
     _finish(boards.measure(model, board, device, runs), as_json, show.measurement)
@@ -121,12 +152,15 @@ def measure(
 def verify(
     model: Model,
     board: Board,
-    device: Device = DEFAULT_DEVICE,
+    device: BoardDevice = None,
     inputs: Annotated[int, typer.Option("--inputs", min=1, help="Random inputs to compare on.")] = 10,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same inputs.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Compare a board's outputs with LiteRT's reference kernels, bit for bit. Exit code 1 when they differ."""
+    """Compare a board's outputs with the reference, bit for bit.
+
+    The reference are LiteRT's reference kernels. The exit code is 1 when an output differs.
+    """
     from tinynas.commands import boards, show
 
     result = boards.verify(model, board, device, inputs, seed)
@@ -137,7 +171,10 @@ def verify(
 
 @app.command()
 def emulate(model: Model, device: Device = DEFAULT_DEVICE, as_json: Json = False) -> None:
-    """Start the emulated board with a model and leave it running for your own tools; Ctrl-C ends it."""
+    """Start an emulated board for tools of your own.
+
+    The first line printed is its serial port; Ctrl-C ends it.
+    """
     from tinynas.commands import boards
 
     boards.emulate(model, device, as_json)
@@ -145,21 +182,28 @@ def emulate(model: Model, device: Device = DEFAULT_DEVICE, as_json: Json = False
 
 @app.command()
 def calibrate(
-    board: Annotated[str | None, typer.Option("--board", help="The board to measure networks on.")] = None,
-    device: Device = DEFAULT_DEVICE,
-    samples: Annotated[int, typer.Option("--samples", min=2, help="Networks to measure or to fit.")] = 12,
-    seed: Seed = 0,
-    latencies: Annotated[Path | None, typer.Option("--latencies", help="A table of somebody's latencies.")] = None,
-    space: Annotated[str | None, typer.Option("--space", help="The space of the table's architectures.")] = None,
+    board: Annotated[
+        str | None, typer.Option("--board", help="emulator, serial:PORT, or a name from boards.toml.")
+    ] = None,
+    device: BoardDevice = None,
+    samples: Annotated[int, typer.Option("--samples", min=2, help="Networks to measure.")] = 12,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same networks.")] = 0,
+    latencies: Annotated[
+        Path | None, typer.Option("--latencies", help="Somebody's latencies to fit; comes with a later version.")
+    ] = None,
+    space: Annotated[str | None, typer.Option("--space", help="The space of those latencies' architectures.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure random networks on a board and refit its cost model; half of them judge, unseen."""
+    """Refit the cost model to random networks run on a board.
+
+    Half of them judge the fit, unseen; the model that is kept is fitted on all.
+    """
     from tinynas.commands import boards, show
 
     if latencies is not None:
         raise TinyNasError(
-            f"fitting somebody's whole-network latencies ({latencies}, space {space}) is not in this version yet; "
-            "use --board to calibrate from measurements"
+            f"the latencies of '{latencies}'{f' (space {space})' if space else ''} cannot be fitted: that comes with a "
+            "later version; give --board to calibrate from measurements"
         )
     if board is None:
         raise typer.BadParameter("give --board (emulator, serial:PORT, or a name from boards.toml)")
@@ -168,7 +212,9 @@ def calibrate(
 
 @app.command()
 def predict(
-    model: Annotated[Path | None, typer.Argument(metavar="[MODEL.tflite]")] = None,
+    model: Annotated[
+        Path | None, typer.Argument(metavar="[MODEL.tflite]", help="An int8 TensorFlow Lite model.")
+    ] = None,
     architecture: Annotated[str | None, typer.Option("--architecture", help="An architecture's text form.")] = None,
     device: Device = DEFAULT_DEVICE,
     data: Annotated[
@@ -180,6 +226,8 @@ def predict(
     from tinynas.commands import model as commands
     from tinynas.commands import show
 
+    if (model is None) == (architecture is None):
+        raise typer.BadParameter("give a MODEL.tflite or --architecture, and not both")
     _finish(commands.predict(model, architecture, device, data), as_json, show.prediction)
 
 
@@ -236,7 +284,10 @@ def search(
     final_epochs: FinalEpochs = Effort.finalist_epochs,
     as_json: Json = False,
 ) -> None:
-    """Search a space for the networks that fit a device; resumes a study that exists."""
+    """Search for the most accurate networks that fit a device.
+
+    A study that exists is resumed.
+    """
     from tinynas.commands import show, studies
 
     limits = _limits(max_latency_ms, max_energy_mj, max_sram, max_flash)
@@ -254,7 +305,10 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a candidate's ONNX, float and int8 TFLite, C, and manifest; trains it on first if need be."""
+    """Write a candidate's ONNX, TFLite, C and manifest.
+
+    Trains it on first, if that has not been done.
+    """
     from tinynas.commands import show, studies
 
     _finish(studies.export(study, candidate, out), as_json, show.exported)
@@ -272,7 +326,7 @@ def report(study: Study, as_json: Json = False) -> None:
 def run(
     data: Data,
     out: StudyOut,
-    device: Device = DEFAULT_DEVICE,
+    device: BoardDevice = None,
     board: Board = "emulator",
     space: Space = None,
     strategy: Strategy = "evolution",
@@ -288,12 +342,15 @@ def run(
     final_epochs: FinalEpochs = Effort.finalist_epochs,
     as_json: Json = False,
 ) -> None:
-    """Do all of it: search, measure, refit, train on, export, compile, verify, report."""
-    from tinynas.commands import show, studies
+    """Do all of it, from the search to the verified winner.
+
+    Searches, measures, refits, trains on, exports, compiles, verifies and reports; a study that exists is resumed.
+    """
+    from tinynas.commands import boards, show, studies
 
     limits = _limits(max_latency_ms, max_energy_mj, max_sram, max_flash)
     effort = (supernet_epochs, finalists, final_epochs)
-    settings = _settings(data, device, space, strategy, trials, seed, limits, limit, effort)
+    settings = _settings(data, boards.device_of(board, device), space, strategy, trials, seed, limits, limit, effort)
     _finish(studies.run(out, board, settings), as_json, show.run)
 
 
@@ -310,27 +367,54 @@ def _limits(
 
 def main() -> None:
     """Run the command line and exit."""
-    sys.exit(_run(sys.argv[1:]))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name that the terminal cannot show is no reason to fail
+    # A polite kill ends like Ctrl-C, so that the emulator and the temporary folders go too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    code = _run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What could not be written stays in the buffer, and Python would complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or 1
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
     try:
         app(arguments)
     except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            return _failed(_interrupted(arguments), arguments, INTERRUPTED)
         return ended.code if isinstance(ended.code, int) else 1
     except TinyNasError as error:
         return _failed(str(error), arguments)
     except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        return _failed(f"{what}{error.strerror or error}; free some space, or choose another place", arguments)
+        return _failed(_explain(error), arguments)
     return 0
 
 
-def _failed(message: str, arguments: list[str]) -> int:
+def _failed(message: str, arguments: list[str], code: int = 1) -> int:
+    message = output.one_line(message)
     output.say(f"tinynas: {message}")
     if "--json" in arguments:
-        output.print_json({"error": message})
-    return 1
+        with suppress(OSError):  # standard output itself may be what failed
+            output.print_json({"error": message})
+    return code
+
+
+def _interrupted(arguments: list[str]) -> str:
+    resumes = bool({"search", "run", "export"} & set(arguments[:1]))
+    return "interrupted" + ("; the same command goes on from here" if resumes else "")
+
+
+def _explain(error: OSError) -> str:
+    what = f"'{error.filename}'" if error.filename else "the output"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full: {what} could not be written; free some space, or choose another place"
+    return f"{what} could not be read or written ({error.strerror or error}); check that it exists and who may use it"
 
 
 if __name__ == "__main__":

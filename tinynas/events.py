@@ -130,6 +130,8 @@ class Measured(_Event):
     layer_cycles: tuple[NonNegativeInt, ...]
     sram_bytes: NonNegativeInt
     flash_bytes: NonNegativeInt
+    code_bytes: NonNegativeInt | None = None
+    """None in journals of the first studies, which did not record it."""
     firmware_sha256: str
     toolchain: str
 

@@ -12,15 +12,21 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 5.0
 
-stderr = Console(stderr=True, highlight=False)
+stderr = Console(stderr=True, highlight=False, emoji=False)
 
 
 def say(text: str) -> None:
     """One line of news on stderr."""
-    stderr.print(text, markup=False, soft_wrap=True)
+    stderr.print(one_line(text), markup=False, soft_wrap=True)
+
+
+def one_line(text: str) -> str:
+    """``text`` in one line: names come from models and files of any origin, and a terminal obeys what it is sent."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def print_json(result: Mapping[str, Any]) -> None:
@@ -35,7 +41,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
         numeric = bool(rows) and all(isinstance(row[position], (int, float)) or row[position] is None for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_shown(value) for value in row))
+        table.add_row(*(Text(_shown(value)) for value in row))  # a string would be read as markup
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -48,7 +54,7 @@ def _shown(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.2f}"
-    return str(value)
+    return one_line(str(value))
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from export.synthetic import with_random_weights
 from tinynas import output
 from tinynas.architecture import Architecture
 from tinynas.constraints import Admission
-from tinynas.cost_model import CostModel, MeasuredNetwork, compare, layer_features
+from tinynas.cost_model import CostModel, Fit, MeasuredNetwork, compare, layer_features
 from tinynas.data import Array, some
 from tinynas.effort import Effort
 from tinynas.events import CandidateTrained, CostModelRefitted, Exported, Measured, StageDone, Verified
@@ -87,9 +87,6 @@ def search(workspace: Workspace, supernet: Callable[[], Supernet]) -> SearchOutc
         trials=settings.trials,
         objective=settings.objective,
     )
-    # Before minutes go into the supernet: is there anything that fits?
-    make_strategy("random", workspace.space, workspace.data.input_shape, admission, seed=0, trials=1).ask()
-    admission.forget_rejections()
     loaded: list[Supernet] = []
 
     def accuracy(architecture: Architecture) -> float:
@@ -124,14 +121,18 @@ def measure_and_refit(workspace: Workspace, board: Board) -> None:
                 study.append(measured_event(architecture, "random", measurement, predicted))
             update(position, len(batch), "candidates")
     networks = measured_networks(workspace)
-    first = workspace.first_model
-    actual = [sum(network.cycles) for network in networks]
-    before = compare([first.cycles(network.layers) for network in networks], actual)
-    after = compare(left_out_predictions(first, networks), actual)
-    first.refit(networks).save(study.folder / REFITTED_MODEL)
+    before, after = workspace.first_model.fit_of(networks), refit_quality(workspace)
+    workspace.first_model.refit(networks).save(study.folder / REFITTED_MODEL)
     study.append(
         CostModelRefitted(board=board.name, measurements=len(networks), mape_before=before.mape, mape_after=after.mape)
     )
+
+
+def refit_quality(workspace: Workspace) -> Fit:
+    """How well the refitted model predicts the study's measurements, each by a model fitted to the others alone."""
+    networks = measured_networks(workspace)
+    predictions = left_out_predictions(workspace.first_model, networks)
+    return compare(predictions, [sum(network.cycles) for network in networks])
 
 
 def measured_networks(workspace: Workspace) -> list[MeasuredNetwork]:
@@ -337,6 +338,7 @@ def measured_event(
         layer_cycles=measurement.layer_cycles,
         sram_bytes=measurement.sram_bytes,
         flash_bytes=measurement.flash_bytes,
+        code_bytes=measurement.code_bytes,
         firmware_sha256=measurement.firmware_sha256,
         toolchain=measurement.toolchain,
     )

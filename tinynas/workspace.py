@@ -11,16 +11,16 @@ from typing import Self
 from devices.profile import DeviceProfile, load_profile
 from tinynas.architecture import Architecture
 from tinynas.candidate import CandidateCosts
-from tinynas.constraints import Limits
+from tinynas.constraints import Admission, Limits
 from tinynas.cost_model import CostModel, current_cost_model
-from tinynas.data import DataSet, load_data
+from tinynas.data import DataSet, data_names, load_data
 from tinynas.errors import SearchError
 from tinynas.evaluation import Evaluation
 from tinynas.events import CandidateTrained, CostModelRefitted, Measured
 from tinynas.front import pareto_front
 from tinynas.space import SearchSpace, default_space, load_space
-from tinynas.strategies import STRATEGIES
-from tinynas.study import Study, StudySettings
+from tinynas.strategies import STRATEGIES, make_strategy
+from tinynas.study import SETTINGS_FILE, Study, StudySettings
 
 FIRST_MODEL = "cost_model_first.json"
 REFITTED_MODEL = "cost_model_refitted.json"
@@ -48,6 +48,8 @@ class Workspace:
         """Create or resume the study of ``folder``; raises SearchError or DeviceError before anything is written."""
         if settings is not None:
             data = _prepared(settings)
+            if not (folder / SETTINGS_FILE).exists():
+                _require_a_fit(settings, data)
             study = Study.open(folder, settings)
         else:
             study = Study.open(folder)
@@ -68,15 +70,16 @@ class Workspace:
     def _with(cls, study: Study, data: DataSet, *, may_write: bool) -> Self:
         profile = load_profile(study.settings.device)
         path = study.folder / FIRST_MODEL
+        first_model = CostModel.load(path) if path.exists() else current_cost_model(profile)
         if may_write and not path.exists():
-            current_cost_model(profile).save(path)
+            first_model.save(path)
         return cls(
             study=study,
             profile=profile,
             data=data,
             space=load_space(study.settings.space),
             limits=Limits.for_device(profile, study.settings.limits),
-            first_model=CostModel.load(path),
+            first_model=first_model,
         )
 
     def costs(self, model: CostModel) -> CandidateCosts:
@@ -142,6 +145,14 @@ def _prepared(settings: StudySettings) -> DataSet:
     return load_data(settings.data)
 
 
+def _require_a_fit(settings: StudySettings, data: DataSet) -> None:
+    """Raise InfeasibleBudgetError when nothing fits: before a folder keeps limits that have to change."""
+    profile, space = load_profile(settings.device), load_space(settings.space)
+    costs = CandidateCosts(space, data.input_shape, len(data.classes), profile, current_cost_model(profile))
+    admission = Admission(Limits.for_device(profile, settings.limits), costs)
+    make_strategy("random", space, data.input_shape, admission, seed=0, trials=1).ask()
+
+
 def make_settings(
     *,
     device: str,
@@ -155,6 +166,8 @@ def make_settings(
 ) -> StudySettings:
     """The settings of a new study; the default space and the device's own limits are filled in."""
     profile = load_profile(device)
+    if data_name not in data_names() and Path(data_name).exists():
+        data_name = str(Path(data_name).resolve())  # the study is looked at from other folders too
     space = space_name or default_space(load_data(data_name).input_shape).name
     return StudySettings(
         device=device,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from devices.board import Board
 from devices.boards import known_boards, resolve_board
 from devices.emulator import EmulatedBoard
-from devices.profile import DeviceProfile, device_names, load_profile
+from devices.errors import DeviceError
+from devices.profile import DEFAULT_DEVICE, DeviceProfile, device_names, load_profile
 from devices.store import MeasurementStore
 from export.graph import Graph, macs
 from export.reader import read_tflite
@@ -58,22 +60,19 @@ def devices() -> dict[str, Any]:
     }
 
 
-def measure(model: Path, board_name: str, device: str, runs: int) -> dict[str, Any]:
+def device_of(board_name: str, device: str | None) -> str:
+    """The device profile to use with a board: the one asked for, else what boards.toml says, else the default."""
+    if device is not None:
+        return device
+    return next((entry.platform for entry in known_boards() if entry.id == board_name), DEFAULT_DEVICE)
+
+
+def measure(model: Path, board_name: str, device: str | None, runs: int) -> dict[str, Any]:
     """Build, flash, run, and time every layer."""
-    profile = load_profile(device)
+    profile = load_profile(device_of(board_name, device))
     graph = read_tflite(model)
-    with resolve_board(board_name, device) as board:
+    with resolve_board(board_name, profile.name) as board:
         measurement = measure_graph(graph, profile, board, runs=runs, store=MeasurementStore())
-    layers = [
-        {
-            "name": operator.name,
-            "kind": operator.kind.value,
-            "macs": macs(graph, operator),
-            "cycles": cycles,
-            "cycles_per_mac": cycles / macs(graph, operator) if macs(graph, operator) else None,
-        }
-        for operator, cycles in zip(graph.operators, measurement.layer_cycles, strict=True)
-    ]
     return {
         "model": graph.name,
         "model_id": measurement.model_id,
@@ -90,17 +89,31 @@ def measure(model: Path, board_name: str, device: str, runs: int) -> dict[str, A
         "code_bytes": measurement.code_bytes,
         "firmware_sha256": measurement.firmware_sha256,
         "toolchain": measurement.toolchain,
-        "layers": layers,
+        "layers": measured_layers(graph, measurement.layer_cycles),
     }
 
 
-def verify(model: Path, board_name: str, device: str, count: int, seed: int) -> dict[str, Any]:
+def measured_layers(graph: Graph, layer_cycles: Sequence[int]) -> list[dict[str, Any]]:
+    """What each layer took on a board."""
+    return [
+        {
+            "name": operator.name,
+            "kind": operator.kind.value,
+            "macs": macs(graph, operator),
+            "cycles": cycles,
+            "cycles_per_mac": cycles / macs(graph, operator) if macs(graph, operator) else None,
+        }
+        for operator, cycles in zip(graph.operators, layer_cycles, strict=True)
+    ]
+
+
+def verify(model: Path, board_name: str, device: str | None, count: int, seed: int) -> dict[str, Any]:
     """Run random inputs on the board and on the reference kernels."""
-    profile = load_profile(device)
+    profile = load_profile(device_of(board_name, device))
     graph = read_tflite(model)
     inputs = random_inputs(graph, count, seed)
     outputs: list[bytes] = []
-    with resolve_board(board_name, device) as board, tempfile.TemporaryDirectory(prefix="tinynas-") as folder:
+    with resolve_board(board_name, profile.name) as board, tempfile.TemporaryDirectory(prefix="tinynas-") as folder:
         board.flash(build_image(graph, profile, Path(folder)))
         with output.progress("verifying") as update:
             for done, given in enumerate(inputs, start=1):
@@ -132,13 +145,15 @@ def emulate(model: Path, device: str, as_json: bool) -> None:
             board.wait()
         except KeyboardInterrupt:
             output.say("ended")
+            return
+    raise DeviceError(f"the board {board.name} ended by itself; start it again, or report a bug if that repeats")
 
 
-def calibrate(board_name: str, device: str, samples: int, seed: int) -> dict[str, Any]:
+def calibrate(board_name: str, device: str | None, samples: int, seed: int) -> dict[str, Any]:
     """Measure random networks; fit the cost model on half of them, judge it on the others, keep one fitted on all."""
-    profile = load_profile(device)
+    profile = load_profile(device_of(board_name, device))
     before = prior(profile.core)
-    with resolve_board(board_name, device) as board:
+    with resolve_board(board_name, profile.name) as board:
         measured = _measure_random(profile, board, before, samples, seed)
         name = board.name
     half = samples // 2

@@ -16,7 +16,7 @@ from export.verify_plan import verify_plan
 from tinynas.architecture import Architecture
 from tinynas.candidate import total_macs
 from tinynas.constraints import Limits
-from tinynas.cost_model import current_cost_model, layer_features
+from tinynas.cost_model import CostModel, current_cost_model, layer_features
 from tinynas.data import load_data
 from tinynas.errors import SearchError
 from tinynas.evaluation import Costs
@@ -30,10 +30,11 @@ def check(model: Path, device: str) -> dict[str, Any]:
     graph = read_tflite(model)
     planned = plan(graph)
     verify_plan(planned)
-    return _check(planned, profile)
+    return check_plan(planned, profile)
 
 
-def _check(planned: Plan, profile: DeviceProfile) -> dict[str, Any]:
+def check_plan(planned: Plan, profile: DeviceProfile) -> dict[str, Any]:
+    """What a plan takes of a device, and every reason why it does not fit."""
     graph = planned.graph
     cost_model = current_cost_model(profile)
     cycles = [cost_model.layer_cycles(layer) for layer in layer_features(graph)]
@@ -100,7 +101,7 @@ def compile_model(model: Path, device: str, out: Path, layout: str) -> dict[str,
     """Write the C of a model, ready to drop into a project."""
     profile = load_profile(device)
     graph = read_tflite(model)
-    result = _check(plan(graph), profile)
+    result = check_plan(plan(graph), profile)
     if not result["fits"]:
         raise SearchError(f"'{graph.name}' does not fit on {device}: {'; '.join(result['reasons'])}")
     files = write_bundle(generate(graph), out, layout)
@@ -114,10 +115,12 @@ def compile_model(model: Path, device: str, out: Path, layout: str) -> dict[str,
 def predict(model: Path | None, architecture: str | None, device: str, data: str) -> dict[str, Any]:
     """The cost model's answer for a model, or for an architecture on a data set's inputs."""
     profile = load_profile(device)
-    if (model is None) == (architecture is None):
-        raise SearchError("predict takes a model or --architecture, and not both")
     graph = read_tflite(model) if model is not None else _lowered(str(architecture), data)
-    cost_model = current_cost_model(profile)
+    return predict_graph(graph, current_cost_model(profile), profile)
+
+
+def predict_graph(graph: Graph, cost_model: CostModel, profile: DeviceProfile) -> dict[str, Any]:
+    """What a cost model says of a graph."""
     latency_ms = cost_model.latency_ms(graph, profile)
     error = cost_model.relative_error
     return {

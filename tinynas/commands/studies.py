@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from devices.boards import resolve_board
+from export.planner import plan
+from export.reader import read_tflite
 from tinynas import output, stages
+from tinynas.architecture import Architecture
+from tinynas.commands.boards import measured_layers
+from tinynas.commands.model import check_plan, predict_graph
+from tinynas.errors import SearchError
 from tinynas.evaluation import Evaluation
-from tinynas.events import CostModelRefitted, Exported, Verified
+from tinynas.events import CandidateTrained, CostModelRefitted, Exported, Verified
 from tinynas.report import write_report
 from tinynas.reporting import report_of
 from tinynas.study import SearchOutcome, StudySettings
@@ -45,48 +51,82 @@ def report(folder: Path) -> dict[str, Any]:
 
 def run(folder: Path, board_name: str, settings: StudySettings) -> dict[str, Any]:
     """Search, measure, refit, train on, export, compile, verify, report."""
-    with _opened(folder, settings) as workspace, resolve_board(board_name, settings.device) as board:
+    with resolve_board(board_name, settings.device) as board, _opened(folder, settings) as workspace:
         supernet = _lazily(workspace)
         outcome = stages.search(workspace, supernet)
         stages.measure_and_refit(workspace, board)
         finalists = stages.finalists(workspace)
         stages.train_on(workspace, finalists, supernet)
-        for architecture in finalists:
-            if not any(event.architecture == architecture for event in workspace.study.events_of(Exported)):
-                artifacts = workspace.artifacts / candidate_id(architecture)
-                stages.export_candidate(workspace, architecture, artifacts, board)
-        write_report(report_of(workspace), folder / REPORT)
         winner = workspace.winner()
-        assert winner is not None
-        exported = next(e for e in workspace.study.events_of(Exported) if e.architecture == winner.architecture)
-        verified = next(e for e in workspace.study.events_of(Verified) if e.architecture == winner.architecture)
-        measured = workspace.measured("trained")[winner.architecture]
-        refitted = workspace.study.events_of(CostModelRefitted)[-1]
-        return {
-            **_search_result(workspace, outcome),
-            **_exported_result(workspace, exported, folder / exported.folder),
-            "winner": {
-                "candidate": candidate_id(winner.architecture),
-                "architecture": str(winner.architecture),
-                "validation_accuracy": winner.accuracy,
-                "test_accuracy": winner.test_accuracy,
-                "latency_ms": measured.latency_ms,
-                "predicted_latency_ms": measured.predicted_latency_ms,
-                "energy_mj": workspace.profile.energy_mj(measured.latency_ms),
-                "cycles": measured.cycles,
-                "instructions": measured.instructions,
-                "sram_bytes": measured.sram_bytes,
-                "flash_bytes": measured.flash_bytes,
-            },
-            "board": measured.board,
-            "inputs": verified.inputs,
-            "identical": verified.identical,
-            "max_abs_diff": verified.max_abs_diff,
-            "measured": refitted.measurements,
-            "mape_before": refitted.mape_before,
-            "mape_after": refitted.mape_after,
-            "path": str(folder / REPORT),
-        }
+        if winner is None:
+            raise SearchError(
+                f"none of the {len(outcome.evaluations)} candidates keeps the limits by the cost model as refitted to "
+                "the board; start a study with higher limits, or with more trials"
+            )
+        # `tinynas export --candidate` may have trained on one that is no finalist, and better than they are.
+        for architecture in dict.fromkeys([*finalists, winner.architecture]):
+            if _artifacts_event(workspace, architecture) is None:
+                stages.export_candidate(workspace, architecture, _artifacts(workspace, architecture), board)
+        write_report(report_of(workspace), folder / REPORT)
+        return _run_result(workspace, outcome, winner)
+
+
+def _run_result(workspace: Workspace, outcome: SearchOutcome, winner: CandidateTrained) -> dict[str, Any]:
+    """What search, export, check, measure, verify, calibrate and report say, of the winner."""
+    study, folder = workspace.study, _artifacts(workspace, winner.architecture)
+    exported = _artifacts_event(workspace, winner.architecture)
+    assert exported is not None
+    verified = [e for e in study.events_of(Verified) if e.architecture == winner.architecture][-1]
+    measured = workspace.measured("trained")[winner.architecture]
+    refitted = study.events_of(CostModelRefitted)[-1]
+    fit = stages.refit_quality(workspace)
+    graph = read_tflite(folder / stages.INT8_MODEL)
+    return {
+        **check_plan(plan(graph), workspace.profile),
+        **predict_graph(graph, workspace.best_model, workspace.profile),
+        **_search_result(workspace, outcome),
+        **_exported_result(workspace, exported, folder),
+        "layers": measured_layers(graph, measured.layer_cycles),
+        "latency_ms": measured.latency_ms,
+        "energy_mj": workspace.profile.energy_mj(measured.latency_ms),
+        "cycles": measured.cycles,
+        "instructions": measured.instructions,
+        "flash_bytes": measured.flash_bytes,
+        "code_bytes": measured.code_bytes,
+        "winner": {
+            "candidate": candidate_id(winner.architecture),
+            "architecture": str(winner.architecture),
+            "validation_accuracy": winner.accuracy,
+            "test_accuracy": winner.test_accuracy,
+            "latency_ms": measured.latency_ms,
+            "predicted_latency_ms": measured.predicted_latency_ms,
+            "energy_mj": workspace.profile.energy_mj(measured.latency_ms),
+            "cycles": measured.cycles,
+            "instructions": measured.instructions,
+            "sram_bytes": measured.sram_bytes,
+            "flash_bytes": measured.flash_bytes,
+        },
+        "board": measured.board,
+        "inputs": verified.inputs,
+        "identical": verified.identical,
+        "max_abs_diff": verified.max_abs_diff,
+        "measured": refitted.measurements,
+        "mape_before": refitted.mape_before,
+        "mape_after": refitted.mape_after,
+        "kendall_tau": fit.kendall_tau,
+        "within_10_percent": fit.within_10_percent,
+        "path": str(study.folder / REPORT),
+    }
+
+
+def _artifacts(workspace: Workspace, architecture: Architecture) -> Path:
+    return workspace.artifacts / candidate_id(architecture)
+
+
+def _artifacts_event(workspace: Workspace, architecture: Architecture) -> Exported | None:
+    """The export to the study's own folder, which is measured and verified; the user's exports elsewhere are not."""
+    folder = str(_artifacts(workspace, architecture).relative_to(workspace.study.folder))
+    return next((event for event in workspace.study.events_of(Exported) if event.folder == folder), None)
 
 
 class _opened:  # noqa: N801 - used like a function, in a with statement
