@@ -202,6 +202,12 @@ def _orders(requests: list[_Request], need: list[int]) -> Iterator[list[int]]:
     yield sorted(everything, key=lambda i: (-requests[i].last_step, -requests[i].first_step, i))
     yield sorted(everything, key=lambda i: (-peak[i], -requests[i].last_step, i))
     yield sorted(everything, key=lambda i: (requests[i].first_step, -requests[i].size_bytes, i))
+    # Scratch memory that was placed early may lie where an input had to be for its output to overlay it.
+    is_scratch = [request.tensor is None for request in requests]
+    yield sorted(everything, key=lambda i: (is_scratch[i], -requests[i].last_step, -requests[i].first_step, i))
+    yield sorted(
+        everything, key=lambda i: (is_scratch[i], -peak[i], -requests[i].last_step, -requests[i].first_step, i)
+    )
 
 
 def _first_fit(requests: list[_Request], distances: dict[tuple[int, int], int], order: list[int]) -> list[int]:

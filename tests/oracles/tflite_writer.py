@@ -171,5 +171,6 @@ def _operator_code(name: str) -> Any:
     code = schema.OperatorCodeT()
     code.builtinCode = getattr(schema.BuiltinOperator, name)
     code.deprecatedBuiltinCode = min(code.builtinCode, 127)
-    code.version = 5 if name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED") else 2
+    versions = {"CONV_2D": 5, "DEPTHWISE_CONV_2D": 5, "FULLY_CONNECTED": 5, "RESHAPE": 1}
+    code.version = versions.get(name, 2)
     return code
