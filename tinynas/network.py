@@ -39,8 +39,7 @@ def resize(images: npt.NDArray[np.generic], shape: InputShape) -> npt.NDArray[np
     if images.shape[1:3] == shape[:2]:
         return images
     resized = [
-        _resize_batch(torch.from_numpy(np.ascontiguousarray(part)), shape).numpy()
-        for part in np.array_split(images, max(1, len(images) // 4096))
+        _resize_batch(torch.tensor(part), shape).numpy() for part in np.array_split(images, max(1, len(images) // 4096))
     ]
     return np.concatenate(resized)
 
