@@ -113,7 +113,7 @@ def train(
 
     ``resolution`` is the longest side of the network's input. ``teacher`` holds a teacher's probabilities for each
     training image, as `probabilities` returns them. With ``epochs`` alone the result depends on nothing but the
-    ``checkpoint`` is written after every epoch and, when it exists, gone on from. Several networks train fastest side
+    arguments. ``checkpoint`` is written after every epoch and, when it exists, gone on from. Several networks train fastest side
     by side, one to each of the threads of `tinynas.workers.single_core_workers`.
 
     Raises SearchError when neither limit is given, the loss is no longer finite, or the checkpoint cannot be used.
