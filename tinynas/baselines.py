@@ -136,15 +136,21 @@ def width_to_fit(
     step: float = 0.025,
     largest: float = 2.0,
 ) -> float:
-    """The largest width multiplier, in ``step``s from ``largest`` down, whose network ``fits``.
+    """The largest width multiplier, a multiple of ``step`` and at most ``largest``, whose network ``fits``.
 
-    Raises SearchError when not even the smallest does.
+    Found by bisection: what fits at one width is taken to fit at every smaller one. Raises SearchError when not even the
+    smallest does.
     """
-    for count in range(math.floor(largest / step), 0, -1):
-        width = round(count * step, 6)
-        if fits(baseline.build(width, input_shape, classes)):
-            return width
-    raise SearchError(f"no width of {baseline.name} fits; raise the limits")
+    fitting, beyond = 0, math.floor(largest / step) + 1
+    while beyond - fitting > 1:
+        middle = (fitting + beyond) // 2
+        if fits(baseline.build(round(middle * step, 6), input_shape, classes)):
+            fitting = middle
+        else:
+            beyond = middle
+    if not fitting:
+        raise SearchError(f"no width of {baseline.name} fits; raise the limits")
+    return round(fitting * step, 6)
 
 
 def _scaled(base: int, width: float) -> int:

@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Compares a study's winner with hand-made networks that are scaled to its latency and trained the same way.
+
+Each hand-made network gets the largest width whose int8 form runs on the study's emulated board in no more time than the
+winner, and fits its SRAM and flash. All of them, and the winner's architecture once more, are then trained from scratch
+with the same epochs, schedule, augmentation and seeds. The winner as the study delivered it, which started from the
+supernet's weights, is listed too.
+
+Usage: python -m benchmarks.hand_made STUDY [--epochs N] [--seeds N] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from devices.board import Measurement
+from devices.boards import resolve_board
+from export.onnx_export import export_onnx
+from export.reader import read_tflite
+from export.tflite_convert import convert_int8
+from tinynas.baselines import BASELINES, width_to_fit
+from tinynas.candidate import total_macs
+from tinynas.data import some
+from tinynas.measuring import measure_graph
+from tinynas.network import Network, build_network, fold_batch_norm, resize
+from tinynas.space import input_shape_at
+from tinynas.training import train
+from tinynas.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the table."""
+
+    name: str
+    latency_ms: float
+    sram_bytes: int
+    flash_bytes: int
+    macs: int
+    test_accuracy: float
+    """Mean over the seeds."""
+    spread: float
+    """Standard deviation over the seeds; 0 for one."""
+
+
+class Bench:
+    """Measures and trains networks for one study."""
+
+    def __init__(self, workspace: Workspace, epochs: int, seeds: int) -> None:
+        self._workspace = workspace
+        self._epochs = epochs
+        self._seeds = seeds
+
+    def run(self, network: Network, resolution: int) -> tuple[Measurement, int]:
+        """Cycles and sizes of the network's int8 form on the emulated board, and its MACs."""
+        data, profile = self._workspace.data, self._workspace.profile
+        height, width, channels = shape = input_shape_at(resolution, data.input_shape)
+        images = data.normalize(resize(data.train_images[some(len(data.train_labels), 50)], shape))
+        with tempfile.TemporaryDirectory() as folder, resolve_board("emulator", profile.name) as board:
+            onnx, tflite = Path(folder) / "model.onnx", Path(folder) / "model.tflite"
+            export_onnx(fold_batch_norm(network), (channels, height, width), onnx)
+            convert_int8(onnx, images, tflite)
+            graph = read_tflite(tflite)
+            return measure_graph(graph, profile, board), total_macs(graph)
+
+    def row(self, name: str, build, resolution: int) -> Row:  # noqa: ANN001 - a function of no arguments
+        """Train with every seed."""
+        accuracies = []
+        for seed in range(self._seeds):
+            torch.manual_seed(seed)
+            result = train(build(), self._workspace.data, resolution, epochs=self._epochs, seed=seed)
+            accuracies.append(result.test_accuracy)
+            print(f"{name}, seed {seed}: {result.test_accuracy:.2%} in {result.seconds:.0f} s", file=sys.stderr)
+        measured, work = self.run(build(), resolution)
+        return Row(
+            name,
+            measured.latency_ms,
+            measured.sram_bytes,
+            measured.flash_bytes,
+            work,
+            statistics.mean(accuracies),
+            statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
+        )
+
+
+def main() -> None:
+    """Scale, train, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    workspace = Workspace.read(options.study)
+    winner = workspace.winner()
+    if winner is None:
+        parser.error(f"the study {options.study} has no trained network yet")
+    delivered = workspace.measured("trained")[winner.architecture]
+    data, classes = workspace.data, len(workspace.data.classes)
+    bench = Bench(workspace, options.epochs, options.seeds)
+    rows = []
+    for baseline in BASELINES:
+
+        def fits(network: Network) -> bool:
+            measured, _ = bench.run(network, max(data.input_shape))
+            fits_board = measured.sram_bytes <= workspace.profile.model_sram_bytes
+            return fits_board and measured.latency_ms <= delivered.latency_ms
+
+        width = width_to_fit(baseline, data.input_shape, classes, fits)
+        build = lambda b=baseline, w=width: b.build(w, data.input_shape, classes)  # noqa: E731
+        rows.append(bench.row(f"{baseline.name.rsplit('-', 1)[0]} × {width:g}", build, max(data.input_shape)))
+    architecture = winner.architecture
+    rows.append(
+        bench.row(
+            "winner, from scratch",
+            lambda: build_network(architecture, workspace.space, data.input_shape, classes),
+            architecture.resolution,
+        )
+    )
+    graph = workspace.costs(workspace.first_model).graph(architecture)
+    rows.append(
+        Row(
+            "winner, as delivered",
+            delivered.latency_ms,
+            delivered.sram_bytes,
+            delivered.flash_bytes,
+            total_macs(graph),
+            winner.test_accuracy,
+            0.0,
+        )
+    )
+    if options.json:
+        print(json.dumps({"epochs": options.epochs, "seeds": options.seeds, "rows": [vars(row) for row in rows]}))
+        return
+    print(
+        f"| network ({options.epochs} epochs, {options.seeds} seeds) | test accuracy | ms | SRAM B | flash B | MACs |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        spread = f" ± {100 * row.spread:.2f}" if options.seeds > 1 and row.spread else ""
+        print(
+            f"| {row.name} | {100 * row.test_accuracy:.2f}{spread} % | {row.latency_ms:.1f} | {row.sram_bytes:,} | "
+            f"{row.flash_bytes:,} | {row.macs:,} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
