@@ -176,7 +176,8 @@ class EmulatedBoard:
         command += ["-monitor", "stdio", "-S"]
         # A multiplexer, because it holds 32 bytes for a UART that holds one. Its escape character is none.
         command += ["-chardev", "pty,id=uart,mux=on", "-serial", "chardev:uart", "-echr", "256"]
-        command += ["-plugin", ",".join([str(build_cycle_counter()), *self._counter_arguments(image)])]
+        plugin = [str(build_cycle_counter()), *self._counter_arguments(image)]
+        command += ["-plugin", ",".join(part.replace(",", ",,") for part in plugin)]
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

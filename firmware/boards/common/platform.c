@@ -12,8 +12,8 @@
 #define RING_BYTES 128u /* a power of two, more than the longest command */
 #define TICK_MASK 0xFFFFFFu
 #define UART_INTERRUPT_BIT (1u << (TN_UART_INTERRUPT % 32))
-#define PAUSE_LOOPS 100u /* some 800 cycles: less than a byte takes at 115,200 baud */
-#define POLLS_BEFORE_SLEEP 150u
+#define PAUSE_LOOPS 150u /* some 1,500 cycles: less than a byte takes at 115,200 baud and 25 MHz */
+#define POLLS_BEFORE_SLEEP 20u
 
 extern uint8_t tn_free_start[], tn_free_end[];
 
@@ -22,8 +22,8 @@ static volatile uint32_t ring_head, ring_tail, ring_lost;
 static volatile int polling; /* the receive interrupt is off */
 static volatile uint32_t tick_wraps;
 
-/* Bytes come by interrupt while the harness computes or writes. While it waits for them it polls instead, with pauses
- * in which an emulated UART gathers some: five times less work for the emulator than an interrupt for each. */
+/* Bytes come by interrupt while the harness computes or writes. While it waits for them it polls instead, with pauses:
+ * a fifth of the emulator's work for an interrupt per byte. */
 static void poll_from_now(void) {
   if (polling) return;
   polling = 1;
@@ -87,10 +87,11 @@ int platform_read(uint32_t timeout_ms) {
   uint32_t polls = 0;
   while (ring_head == ring_tail) {
     poll_from_now();
-    board_uart_handler();
-    if (++polls < POLLS_BEFORE_SLEEP) {
-      for (volatile uint32_t i = 0; i < PAUSE_LOOPS && ring_head == ring_tail; ++i) {
+    if (polls++ < POLLS_BEFORE_SLEEP) {
+      /* First the pause: in it an emulated UART gathers more than the byte that is there already. */
+      for (volatile uint32_t i = 0; i < PAUSE_LOOPS; ++i) {
       }
+      board_uart_handler();
       continue;
     }
     if (timeout_ms) {
