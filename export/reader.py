@@ -154,7 +154,9 @@ class _SubgraphReader:
         outputs = tuple(int(output) for output in record.outputs)
         inputs = [int(value) for value in record.inputs]
         count = len(self.tensors)
-        if not all(-1 <= value < count for value in inputs) or not all(0 <= value < count for value in outputs):
+        # -1 stands for an optional input that is not there: the bias, the third.
+        present = [value for position, value in enumerate(inputs) if position != 2 or value != -1]
+        if not all(0 <= value < count for value in (*present, *outputs)):
             raise ModelFormatError(f"operator {index} uses tensors that the model does not have")
         layer = self.tensors[outputs[0]].name or f"layer {index}"
         kind_name = _OPERATOR_NAMES.get(builtin, f"operator {builtin}")
@@ -167,7 +169,7 @@ class _SubgraphReader:
                 f"the operator {kind_name} of the layer '{layer}' has no kernel; supported are {supported_names()}"
             ) from None
         if kind in (OpKind.CONV_2D, OpKind.DEPTHWISE_CONV_2D, OpKind.FULLY_CONNECTED):
-            inputs = [value for value in inputs if value >= 0]  # -1 stands for a bias that is not there
+            inputs = present
         attributes = self._attributes(kind, layer, inputs, outputs, record.builtinOptions)
         if kind in (OpKind.PAD, OpKind.MEAN, OpKind.RESHAPE):
             inputs = inputs[:1]

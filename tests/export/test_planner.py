@@ -1,4 +1,4 @@
-"""The planner against arenas worked out by hand, and the verifier against an independent replay of the kernels' bytes."""
+"""The planner against arenas worked out by hand, the verifier against an independent replay of the kernels' bytes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_pointwise_in_place_needs_its_input_and_one_row() -> None:
 
 
 def test_widening_pointwise_needs_its_output_and_one_input_row() -> None:
-    """Output row y ends where input row y starts at the latest: at 8 times the bytes only the last input row sticks out."""
+    """Output row y ends where input row y starts at the latest, so only the last input row sticks out."""
     builder = GraphBuilder((1, 10, 8, 4))
     assert arena(builder.finish(builder.conv(builder.input, 32))) == 10 * 8 * 32 + 8 * 4
 
@@ -147,8 +147,9 @@ def test_planning_is_deterministic() -> None:
 def survives(planned: Plan) -> bool:
     """Whether every byte that a kernel reads is still the one that was written for it, and lies inside the arena.
 
-    Goes through the kernels' loops pixel by pixel: each output pixel first reads all bytes of its window (twice, for
-    pixels are computed in pairs and fours whose order is the kernel's affair), then writes.
+    Goes through the kernels' loops: windowed layers row by row, element-wise ones byte by byte, the others at once.
+    All but the element-wise ones may read again after they have written within one piece (pixels are computed in pairs
+    and fours, some twice). A byte's content is a serial number that no other byte of any value has.
     """
     graph = planned.graph
     memory = np.full(planned.arena_bytes, -1, np.int64)  # for each byte, the serial number of the value that it holds

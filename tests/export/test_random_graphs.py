@@ -152,7 +152,7 @@ def assert_same_graph(read: Graph, graph: Graph) -> None:
 
 def describe(graph: Graph) -> str:
     return "; ".join(
-        f"{operator.kind.value} {[t.shape for t in graph.input_tensors(operator)]} {operator.window} {operator.activation}"
+        f"{operator.kind.value} {[t.shape for t in graph.input_tensors(operator)]} {operator.window}"
         for operator in graph.operators
     )
 
