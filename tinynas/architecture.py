@@ -30,7 +30,7 @@ class Architecture:
     channel count of the space, and ``stages`` lists the blocks of each stage in order; a stage's length is its depth.
 
     The text form is ``<space>-r<resolution>-w<width>-<stage>-<stage>…`` with a stage written as its blocks joined by
-    underscores, for example ``mobilenet_small-r28-w0.5-k3e1-k5e3_k3e6-k7e4``.
+    underscores, for example ``mobilenet_small-r28-w0.5-k3e1-k5e3_k3e4-k7e2-k3e2``.
     """
 
     space: str
@@ -49,7 +49,7 @@ class Architecture:
         if match is None:
             raise SearchError(
                 f"'{text}' is not an architecture: expected <space>-r<resolution>-w<width>-<stage>-…, "
-                "as in mobilenet_small-r28-w0.5-k3e1-k5e3_k3e6"
+                "as in mobilenet_small-r28-w0.5-k3e1-k5e3_k3e4-k7e2-k3e2"
             )
         stages = []
         for stage_text in match["stages"].split("-"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from tinynas.errors import SearchError
@@ -22,6 +23,8 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # it may be what fills the disk
         raise cannot_write(path, error) from error
 
 

@@ -1,0 +1,199 @@
+"""The latency model: what it learns, what it keeps, and what it says of files that are damaged."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kendalltau
+
+from devices.profile import device_names, load_profile
+from export import kernels
+from export.kernels import VIEW
+from export.synthetic import with_random_weights
+from tinynas.cost_model import (
+    FEATURES,
+    CostModel,
+    LayerFeatures,
+    MeasuredNetwork,
+    calibrated_path,
+    compare,
+    current_cost_model,
+    kendall_tau,
+    layer_features,
+    prior,
+)
+from tinynas.errors import SearchError
+from tinynas.lower import lower
+from tinynas.space import load_space
+
+SPACE = load_space("mobilenet_small")
+SHAPE = (28, 28, 1)
+M4 = prior("cortex-m4")
+
+
+def networks(true: CostModel, count: int, seed: int = 0) -> list[MeasuredNetwork]:
+    """Random architectures and the cycles that ``true`` gives their layers."""
+    rng = random.Random(seed)
+    layers = [layer_features(lower(SPACE.sample(rng, SHAPE), SPACE, SHAPE, 10)) for _ in range(count)]
+    return [MeasuredNetwork(each, tuple(true.layer_cycles(layer) for layer in each)) for each in layers]
+
+
+def scaled(model: CostModel, seed: int) -> CostModel:
+    """Another core: every kernel slower or faster by a factor of its own."""
+    rng = random.Random(seed)
+    factors = {name: rng.uniform(0.3, 3) for name in model.coefficients}
+    coefficients = {name: tuple(factors[name] * v for v in values) for name, values in model.coefficients.items()}
+    return CostModel("true", coefficients, "synthetic", 0.25)
+
+
+def all_kernels() -> set[str]:
+    """Every kernel that a layer can be given to; convolutions and quantizations choose between two."""
+    chosen = {"tn_conv_1x1_s8", "tn_conv_generic_s8", "tn_quantize_float_s8", "tn_requantize_generic_s8"}
+    return chosen | set(kernels._BY_KIND.values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_refit_finds_the_coefficients_that_made_the_measurements(seed: int) -> None:
+    true = scaled(M4, seed)
+    refitted = M4.refit(networks(true, 30, seed))
+    unseen = networks(true, 20, seed + 100)
+    assert refitted.fit_of(unseen).mape < 1.0
+    assert refitted.fit_of(unseen).within_10_percent == 1.0
+    assert M4.fit_of(unseen).mape > 10 * refitted.fit_of(unseen).mape
+    # One by one only where the data can tell the terms apart: the multiplications of the kernels with most of the work.
+    for kernel in ("tn_conv_1x1_s8", "tn_depthwise_generic_s8"):
+        assert refitted.coefficients[kernel][0] == pytest.approx(true.coefficients[kernel][0], rel=0.1)
+
+
+def test_a_few_measurements_are_better_than_none() -> None:
+    true = scaled(M4, 5)
+    unseen = networks(true, 20, 200)
+    errors = [M4.fit_of(unseen).mape, *(M4.refit(networks(true, n)).fit_of(unseen).mape for n in (2, 30))]
+    assert all(later < earlier for earlier, later in pairwise(errors))
+
+
+@given(seed=st.integers(0, 2**16), noise=st.floats(0, 3))
+def test_no_coefficient_is_ever_negative(seed: int, noise: float) -> None:
+    rng = random.Random(seed)
+    wild = [
+        MeasuredNetwork(n.layers, tuple(c * math.exp(rng.gauss(0, noise)) for c in n.cycles))
+        for n in networks(M4, 3, seed)
+    ]
+    refitted = M4.refit(wild)
+    assert all(value >= 0 for values in refitted.coefficients.values() for value in values)
+    assert refitted.relative_error >= 0.01
+
+
+def test_kernels_that_were_not_measured_keep_their_prior() -> None:
+    refitted = M4.refit(networks(scaled(M4, 1), 5))
+    seen = {layer.kernel for network in networks(M4, 5) for layer in network.layers}
+    unseen = M4.coefficients.keys() - seen
+    assert "tn_pool_max_s8" in unseen
+    assert all(refitted.coefficients[kernel] == M4.coefficients[kernel] for kernel in unseen)
+
+
+def test_a_refit_says_what_it_was_fitted_on() -> None:
+    measured = networks(M4, 4)
+    assert M4.refit(measured) == M4.refit(measured)
+    assert M4.refit(measured).source != M4.refit(measured[:3]).source
+    assert "4 networks" in M4.refit(measured).source
+
+
+def test_a_saved_model_is_read_as_it_was(tmp_path: Path) -> None:
+    model = M4.refit(networks(scaled(M4, 2), 5))
+    model.save(tmp_path / "model.json")
+    assert CostModel.load(tmp_path / "model.json") == model
+
+
+def damaged_files() -> list[str]:
+    whole = {"core": "cortex-m4", "coefficients": {"view": [0] * 5}, "source": "", "relative_error": 0.1}
+    return [
+        "",
+        "[]",
+        "null",
+        '{"core": ',
+        json.dumps(whole),
+        json.dumps(whole | {"features": ["macs"]}),
+        json.dumps(whole | {"features": FEATURES, "coefficients": {"view": ["a lot"]}}),
+        json.dumps(whole | {"features": FEATURES, "relative_error": None}),
+    ]
+
+
+@pytest.mark.parametrize("text", damaged_files())
+def test_a_damaged_model_is_an_error_that_names_the_file(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.json"
+    path.write_text(text)
+    with pytest.raises(SearchError, match=r"model\.json does not hold a cost model .*; delete it"):
+        CostModel.load(path)
+
+
+def test_a_model_that_is_not_text_or_not_there_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_bytes(b"\xff\xfe\x00\x80")
+    for name in ("model.json", "none.json"):
+        with pytest.raises(SearchError, match="does not hold a cost model"):
+            CostModel.load(tmp_path / name)
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=2, max_size=12))
+def test_kendall_tau_is_scipys(pairs: list[tuple[int, int]]) -> None:
+    first, second = [float(a) for a, _ in pairs], [float(b) for _, b in pairs]
+    expected = kendalltau(first, second).statistic
+    if not math.isnan(expected):
+        assert kendall_tau(first, second) == pytest.approx(expected)
+    assert not math.isnan(kendall_tau(first, second))
+
+
+def test_comparing() -> None:
+    fit = compare([105, 100, 130], [100, 100, 100])
+    assert (fit.networks, fit.within_10_percent) == (3, pytest.approx(2 / 3))
+    assert fit.mape == pytest.approx(35 / 3)
+    with pytest.raises(SearchError, match="nothing has been measured"):
+        compare([], [])
+
+
+@pytest.mark.parametrize("device", device_names())
+def test_every_device_has_a_prior_for_every_kernel(device: str) -> None:
+    model = prior(load_profile(device).core)
+    assert model.coefficients.keys() >= all_kernels()
+    for values in model.coefficients.values():
+        assert len(values) == len(FEATURES)
+        assert all(value >= 0 for value in values)
+    busy = model.coefficients.keys() - {VIEW}
+    assert all(sum(model.coefficients[kernel]) > 0 for kernel in busy)
+
+
+def test_a_core_or_a_kernel_without_a_prior_is_an_error() -> None:
+    with pytest.raises(SearchError, match=r"no latency prior for the core 'z80'; known are .*cortex-m4"):
+        prior("z80")
+    with pytest.raises(SearchError, match="knows no kernel 'tn_fft'"):
+        M4.layer_cycles(LayerFeatures("tn_fft", (1.0,) * len(FEATURES)))
+
+
+def test_the_calibrated_model_is_used_once_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    profile = load_profile("stm32f405")
+    assert current_cost_model(profile) == M4
+    calibrated = M4.refit(networks(scaled(M4, 3), 4))
+    calibrated_path(profile.name).parent.mkdir(parents=True)
+    calibrated.save(calibrated_path(profile.name))
+    assert current_cost_model(profile) == calibrated
+    assert current_cost_model(load_profile("stm32f412")) == M4
+
+
+def test_features_say_what_a_layer_does() -> None:
+    smallest = SPACE.extreme(SHAPE, largest=False)
+    graph = lower(smallest, SPACE, SHAPE, 10)
+    stem = layer_features(graph)[0]
+    side, channels = smallest.resolution // SPACE.stem.stride, SPACE.channels(SPACE.stem.channels, smallest.width)
+    outputs = side * side * channels
+    assert stem.kernel == "tn_conv_generic_s8"
+    assert stem.values == (outputs * SPACE.stem.kernel**2, outputs, side * side, side, 1)
+    # The weights' values are no feature: a network is timed before it is trained.
+    assert layer_features(with_random_weights(graph)) == layer_features(graph)
