@@ -47,7 +47,7 @@ from tinynas.training import (
     prepare,
     probabilities,
 )
-from tinynas.workers import single_core_workers
+from tinynas.workers import on_one_core, single_core_workers
 
 CHECKPOINT_SECONDS = 20.0
 """At most this much training is lost to an interruption."""
@@ -258,29 +258,30 @@ class Supernet:
             checkpoints.keep(checkpoint, identity, self.weights, optimizer, done)
 
         kept = elapsed()
-        while fraction() < 1:
-            number, first = divmod(step, batches.per_epoch)
-            for images, labels, _ in batches.epoch(number, first):
-                for group in optimizer.param_groups:
-                    group["lr"] = schedule.rate(fraction())
-                optimizer.zero_grad(set_to_none=True)
-                losses = [*losses[-99:], self._accumulate_gradients(images, labels, step)]
-                if not math.isfinite(losses[-1]):
-                    raise SearchError(
-                        f"the supernet's training on '{data.name}' diverged at step {step}; "
-                        f"lower the learning rate of {settings.learning_rate:g}"
-                    )
-                nn.utils.clip_grad_norm_(self.weights.parameters(), GRADIENT_NORM)
-                optimizer.step()
-                step += 1
-                if progress is not None:
-                    rate = (step - first_step) * batches.size / (time.perf_counter() - started)
-                    progress(Progress(fraction(), number, step, losses[-1], rate))
-                if elapsed() - kept > CHECKPOINT_SECONDS:
-                    keep()
-                    kept = elapsed()
-                if fraction() >= 1:
-                    break
+        with on_one_core():
+            while fraction() < 1:
+                number, first = divmod(step, batches.per_epoch)
+                for images, labels, _ in batches.epoch(number, first):
+                    for group in optimizer.param_groups:
+                        group["lr"] = schedule.rate(fraction())
+                    optimizer.zero_grad(set_to_none=True)
+                    losses = [*losses[-99:], self._accumulate_gradients(images, labels, step)]
+                    if not math.isfinite(losses[-1]):
+                        raise SearchError(
+                            f"the supernet's training on '{data.name}' diverged at step {step}; "
+                            f"lower the learning rate of {settings.learning_rate:g}"
+                        )
+                    nn.utils.clip_grad_norm_(self.weights.parameters(), GRADIENT_NORM)
+                    optimizer.step()
+                    step += 1
+                    if progress is not None:
+                        rate = (step - first_step) * batches.size / (time.perf_counter() - started)
+                        progress(Progress(fraction(), number, step, losses[-1], rate))
+                    if elapsed() - kept > CHECKPOINT_SECONDS:
+                        keep()
+                        kept = elapsed()
+                    if fraction() >= 1:
+                        break
         if step > first_step:
             keep()
         return SupernetResult(step, step / batches.per_epoch, elapsed(), math.fsum(losses) / len(losses))

@@ -7,7 +7,9 @@ training steps took 0.9 s with two such threads and 2.9 s or more with PyTorch's
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 
@@ -25,3 +27,14 @@ def single_core_workers(count: int | None = None) -> ThreadPoolExecutor:
 def _compute_on_one_core() -> None:
     torch.get_num_threads()
     torch.set_num_threads(1)
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Let the calling thread compute on one core: while it leads workers, its own layers must not hold up theirs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
