@@ -68,6 +68,8 @@ def generate(graph: Graph) -> GeneratedModel:
 
 def _model_id(layers: list[LayerCode], planned: Plan) -> str:
     digest = hashlib.sha256(repr([(buffer.offset, buffer.size_bytes) for buffer in planned.buffers]).encode())
+    for index in (*planned.graph.inputs, *planned.graph.outputs):
+        digest.update(repr({key: value for key, value in _end(planned, index).items() if key != "name"}).encode())
     for layer in layers:
         digest.update(repr((layer.calls, [(s.c_type, s.fields) for s in layer.structs])).encode())
         for array in layer.arrays:
