@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Compares a study's winner with hand-made networks that are scaled to its latency and trained the same way.
 
-Each hand-made network gets the largest width whose int8 form runs on the study's emulated board in no more time than the
-winner, and fits its SRAM and flash. All of them, and the winner's architecture once more, are then trained from scratch
-with the same epochs, schedule, augmentation and seeds. The winner as the study delivered it, which started from the
+Each hand-made network gets the largest width whose int8 form runs on the study's emulated board in no more time than
+the winner, and fits its SRAM. All of them, and the winner's architecture once more, are then trained from scratch with
+the same epochs, schedule, augmentation and seeds. The winner as the study delivered it, which started from the
 supernet's weights, is listed too.
 
 Usage: python -m benchmarks.hand_made STUDY [--epochs N] [--seeds N] [--json]
@@ -16,6 +16,7 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +72,7 @@ class Bench:
             graph = read_tflite(tflite)
             return measure_graph(graph, profile, board), total_macs(graph)
 
-    def row(self, name: str, build, resolution: int) -> Row:  # noqa: ANN001 - a function of no arguments
+    def row(self, name: str, build: Callable[[], Network], resolution: int) -> Row:
         """Train with every seed."""
         accuracies = []
         for seed in range(self._seeds):

@@ -138,8 +138,8 @@ def width_to_fit(
 ) -> float:
     """The largest width multiplier, a multiple of ``step`` and at most ``largest``, whose network ``fits``.
 
-    Found by bisection: what fits at one width is taken to fit at every smaller one. Raises SearchError when not even the
-    smallest does.
+    Found by bisection: what fits at one width is taken to fit at every smaller one. Raises SearchError when not even
+    the smallest does.
     """
     fitting, beyond = 0, math.floor(largest / step) + 1
     while beyond - fitting > 1:
