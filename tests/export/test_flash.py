@@ -1,0 +1,100 @@
+"""The planner's SRAM and the flash model against what the linker reports."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devices.profile import load_profile
+from export.flash import code_bytes, constant_bytes, empty_model_bytes, flash_bytes
+from export.graph import Graph
+from export.planner import plan
+from export.reader import read_tflite
+from export.synthetic import with_random_weights
+from tests.devices.toy_models import need
+from tests.export.graph_builder import GraphBuilder
+from tinynas.lower import lower
+from tinynas.measuring import build_image
+from tinynas.space import load_space
+
+TOLERANCE = 0.01
+
+
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cross compiler, and a cache for these tests alone in which the kernels are built once."""
+    need("arm-none-eabi-gcc", "make")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def candidate(space_name: str, seed: int) -> Graph:
+    space = load_space(space_name)
+    shape = {"mobilenet": (96, 96, 3), "mobilenet_small": (28, 28, 1)}[space_name]
+    return lower(space.sample(random.Random(seed), shape), space, shape, 10)
+
+
+def check(graph: Graph, planned: Graph, device: str, folder: Path) -> None:
+    """``graph`` is built, ``planned`` is what the search knew of it."""
+    profile = load_profile(device)
+    image = build_image(graph, profile, folder)
+    assert plan(planned).arena_bytes == image.arena_bytes
+    predicted = flash_bytes(planned, profile)
+    assert abs(predicted - image.flash_bytes) <= TOLERANCE * image.flash_bytes, (predicted, image.flash_bytes)
+
+
+@pytest.mark.parametrize("device", ["stm32f405", "mps2-an386"])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_small_candidates(seed: int, device: str, tmp_path: Path, compiler: None) -> None:
+    """The untrained candidate's figures are those of the image with weights."""
+    graph = candidate("mobilenet_small", seed)
+    check(with_random_weights(graph, seed), graph, device, tmp_path)
+
+
+def test_candidate_for_sensor_windows(tmp_path: Path, compiler: None) -> None:
+    space, shape = load_space("mobilenet_small"), (100, 1, 6)
+    graph = lower(space.sample(random.Random(7), shape), space, shape, 7)
+    check(with_random_weights(graph), graph, "stm32f405", tmp_path)
+
+
+def test_reference_models(reference_model: Path, tmp_path: Path, compiler: None) -> None:
+    graph = read_tflite(reference_model)
+    check(graph, graph, "stm32f405", tmp_path)
+
+
+def test_large_candidate(tmp_path: Path, compiler: None) -> None:
+    graph = candidate("mobilenet", 1)
+    check(with_random_weights(graph), graph, "mps2-an386", tmp_path)
+
+
+def test_profile_reserves_what_an_empty_model_takes() -> None:
+    """The device for which the table was measured."""
+    assert load_profile("stm32f405").reserved.flash_bytes == empty_model_bytes()
+
+
+def test_constants_are_counted_to_the_byte() -> None:
+    """A fully connected layer's weights, biases and three arrays of multipliers, each padded to words."""
+    builder = GraphBuilder((1, 10))
+    layer = builder.fully_connected(builder.input, 3)
+    one = builder.finish(layer)
+    two = builder.finish(builder.fully_connected(layer, 5))
+    quantization = two.input_tensors(two.operators[1])[1].quantization
+    assert quantization is not None
+    scales = len(quantization.scales)
+    arrays = 16 + 4 * 5 + 2 * 4 * scales + (8 if scales == 5 else 4)
+    struct = constant_bytes(two) - constant_bytes(one) - arrays
+    assert struct == 36  # three counts, two pointers, three pointers, and five bytes and a half-word with their padding
+
+
+def test_a_kernel_is_counted_once() -> None:
+    builder = GraphBuilder((1, 8, 8, 4))
+    one = builder.finish(builder.conv(builder.input, 4))
+    two = builder.finish(builder.conv(one.outputs[0], 4))
+    three = builder.finish(builder.conv(two.outputs[0], 4))
+    calls = code_bytes(two) - code_bytes(one)
+    assert calls == code_bytes(three) - code_bytes(two)
+    assert 0 < calls < 64 < code_bytes(one)
