@@ -1,0 +1,125 @@
+"""A lowered candidate against the int8 file that its network is exported to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from devices.profile import load_profile
+from export.flash import flash_bytes
+from export.graph import Graph, Operator, OpKind, macs
+from export.planner import plan
+from export.reader import read_tflite
+from export.supported import check_supported
+from tinynas.architecture import Architecture
+from tinynas.errors import SearchError
+from tinynas.lower import lower
+from tinynas.space import InputShape, load_space
+
+SPACE = load_space("mobilenet_small")
+
+# Sizes that are odd on the way, so that SAME padding is symmetric in some layers and asymmetric in others; blocks with
+# and without expansion and residual addition; every kernel.
+CASES: dict[str, tuple[str, InputShape, int]] = {
+    "image": ("mobilenet_small-r20-w0.75-k5e1_k5e2-k7e3_k3e2-k7e2_k3e2-k3e2_k7e3", (28, 28, 1), 10),
+    "window": ("mobilenet_small-r72-w0.5-k3e1-k5e3-k3e2_k7e2-k5e2", (100, 1, 6), 7),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Graph, Graph]:
+    """The lowered graph, and that of the exported int8 file."""
+    text, input_shape, classes = CASES[request.param]
+    architecture = Architecture.parse(text)
+    lowered = lower(architecture, SPACE, input_shape, classes)
+    return lowered, exported(architecture, input_shape, classes, tmp_path_factory.mktemp("export"))
+
+
+def exported(architecture: Architecture, input_shape: InputShape, classes: int, folder: Path) -> Graph:
+    import torch
+
+    from export.onnx_export import export_onnx
+    from export.tflite_convert import convert_int8
+    from tinynas.network import build_network, fold_batch_norm
+    from tinynas.space import input_shape_at
+
+    height, width, channels = input_shape_at(architecture.resolution, input_shape)
+    torch.manual_seed(0)
+    network = build_network(architecture, SPACE, input_shape, classes)
+    inputs = np.random.default_rng(0).normal(size=(16, height, width, channels)).astype(np.float32)
+    export_onnx(fold_batch_norm(network), (channels, height, width), folder / "network.onnx")
+    convert_int8(folder / "network.onnx", inputs, folder / "network.tflite")
+    return read_tflite(folder / "network.tflite")
+
+
+def form(graph: Graph, operator: Operator) -> dict[str, object]:
+    """Everything that decides a layer's cost, names and values left out; a sum's inputs may come in either order."""
+    shapes = [tensor.shape for tensor in graph.input_tensors(operator)]
+    types = [tensor.dtype for tensor in graph.input_tensors(operator)]
+    return {
+        "kind": operator.kind,
+        "inputs": shapes,
+        "types": types,
+        "output": graph.output_tensor(operator).shape,
+        "activation": operator.activation,
+        "window": operator.window,
+        "groups": operator.groups,
+        "axes": operator.axes,
+        "macs": macs(graph, operator),
+    }
+
+
+def test_layers_are_those_of_the_exported_file(pair: tuple[Graph, Graph]) -> None:
+    lowered, read = pair
+    assert [form(lowered, o) for o in lowered.operators] == [form(read, o) for o in read.operators]
+
+
+def test_costs_are_those_of_the_exported_file(pair: tuple[Graph, Graph]) -> None:
+    lowered, read = pair
+    profile = load_profile("stm32f405")
+    assert plan(lowered).arena_bytes == plan(read).arena_bytes
+    assert plan(lowered).lower_bound_bytes == plan(read).lower_bound_bytes
+    assert flash_bytes(lowered, profile) == flash_bytes(read, profile)
+
+
+def test_candidates_use_supported_layers_only() -> None:
+    for largest in (False, True):
+        for shape in ((28, 28, 1), (100, 1, 6)):
+            check_supported(lower(SPACE.extreme(shape, largest=largest), SPACE, shape, 10))
+
+
+def test_inverted_bottleneck_by_hand() -> None:
+    architecture = Architecture.parse("mobilenet_small-r16-w1-k3e1-k3e2_k5e3-k3e2-k3e2")
+    graph = lower(architecture, SPACE, (28, 28, 1), 10)
+    summary = [(o.name, o.kind, graph.output_tensor(o).shape) for o in graph.operators]
+    assert summary[:10] == [
+        ("stem", OpKind.CONV_2D, (1, 8, 8, 16)),
+        ("stage0.block0.depthwise", OpKind.DEPTHWISE_CONV_2D, (1, 8, 8, 16)),  # expansion 1: no expansion layer
+        ("stage0.block0.project", OpKind.CONV_2D, (1, 8, 8, 16)),
+        ("stage0.block0.add", OpKind.ADD, (1, 8, 8, 16)),
+        ("stage1.block0.expand", OpKind.CONV_2D, (1, 8, 8, 32)),
+        ("stage1.block0.depthwise", OpKind.DEPTHWISE_CONV_2D, (1, 4, 4, 32)),
+        ("stage1.block0.project", OpKind.CONV_2D, (1, 4, 4, 24)),  # strided and widened: nothing is added
+        ("stage1.block1.expand", OpKind.CONV_2D, (1, 4, 4, 72)),
+        ("stage1.block1.depthwise", OpKind.DEPTHWISE_CONV_2D, (1, 4, 4, 72)),
+        ("stage1.block1.project", OpKind.CONV_2D, (1, 4, 4, 24)),
+    ]
+    assert [kind for _, kind, _ in summary[-2:]] == [OpKind.MEAN, OpKind.FULLY_CONNECTED]
+    assert graph.operators[0].window is not None
+    assert graph.operators[0].window.padding == (0, 0)  # stride 2 over 16 with a 3×3 kernel: the one zero comes last
+
+
+def test_windows_stay_one_column_wide() -> None:
+    graph = lower(SPACE.extreme((100, 1, 6), largest=True), SPACE, (100, 1, 6), 7)
+    for operator in graph.operators:
+        if operator.window is not None:
+            assert operator.window.kernel[1] == operator.window.stride[1] == 1
+            assert graph.output_tensor(operator).shape[2] == 1
+
+
+def test_architecture_of_another_space_is_refused() -> None:
+    architecture = Architecture.parse("mobilenet_small-r17-w1-k3e1-k3e2-k3e2-k3e2")
+    with pytest.raises(SearchError, match="resolution 17 is not in the space"):
+        lower(architecture, SPACE, (28, 28, 1), 10)
