@@ -58,7 +58,7 @@ class SupernetSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    training: TrainingSettings = TrainingSettings()
+    training: TrainingSettings = TrainingSettings(batch_size=64, weight_decay=5e-5)
     random_per_step: PositiveInt = 2
     """Random architectures in each step, trained side by side on as many processor cores."""
     sandwich_every: PositiveInt = 8

@@ -39,7 +39,7 @@ class TrainingSettings(BaseModel):
     """The fraction of the training over which the learning rate rises."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of Nesterov's stochastic gradient descent."""
-    weight_decay: NonNegativeFloat = 5e-5
+    weight_decay: NonNegativeFloat = 5e-4
     """Of weights alone: biases and batch normalizations are left free."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     shift_pixels: NonNegativeInt = 1
@@ -113,8 +113,8 @@ def train(
 
     ``resolution`` is the longest side of the network's input. ``teacher`` holds a teacher's probabilities for each
     training image, as `probabilities` returns them. With ``epochs`` alone the result depends on nothing but the
-    arguments. ``checkpoint`` is written after every epoch and, when it exists, gone on from. Several networks train fastest side
-    by side, one to each of the threads of `tinynas.workers.single_core_workers`.
+    arguments. ``checkpoint`` is written after every epoch and, when it exists, gone on from. Several networks
+    train fastest side by side, one to each of the threads of `tinynas.workers.single_core_workers`.
 
     Raises SearchError when neither limit is given, the loss is no longer finite, or the checkpoint cannot be used.
     """
