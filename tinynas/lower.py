@@ -16,7 +16,9 @@ def lower(architecture: Architecture, space: SearchSpace, input_shape: InputShap
     Raises SearchError if the architecture is not in the space.
     """
     space.check(architecture, input_shape)
-    builder = GraphBuilder(str(architecture), input_shape_at(architecture.resolution, input_shape))
+    shape = input_shape_at(architecture.resolution, input_shape)
+    # An image stays an image, even where its feature maps become one column wide.
+    builder = GraphBuilder(str(architecture), shape, is_window=input_shape[1] == 1)
     stem = space.stem
     value = builder.conv(
         builder.input, space.channels(stem.channels, architecture.width), stem.kernel, stem.stride, "stem"
@@ -42,11 +44,12 @@ def lower(architecture: Architecture, space: SearchSpace, input_shape: InputShap
 class GraphBuilder:
     """Builds a chain of layers; every method takes and returns tensor indices.
 
-    Where the input is one column wide (a sensor window), k×k kernels and strides become k×1.
+    Where the input is a sensor window, one column wide, k×k kernels and strides become k×1.
     """
 
-    def __init__(self, name: str, input_shape: InputShape) -> None:
+    def __init__(self, name: str, input_shape: InputShape, *, is_window: bool) -> None:
         self._name = name
+        self._is_window = is_window
         self._tensors: list[Tensor] = [Tensor("input", (1, *input_shape))]
         self._operators: list[Operator] = []
         self.input = 0
@@ -95,8 +98,7 @@ class GraphBuilder:
 
     def _window(self, value: int, kernel: int, stride: int) -> tuple[tuple[int, int, int], Window]:
         _, height, width, _ = self._tensors[value].shape
-        one_column = width == 1
-        kernels, strides = (kernel, 1 if one_column else kernel), (stride, 1 if one_column else stride)
+        kernels, strides = (kernel, 1 if self._is_window else kernel), (stride, 1 if self._is_window else stride)
         rows, top = same_padding(height, kernels[0], strides[0])
         columns, left = same_padding(width, kernels[1], strides[1])
         return (1, rows, columns), Window(kernels, strides, (1, 1), (top, left))

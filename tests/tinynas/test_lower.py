@@ -24,6 +24,8 @@ SPACE = load_space("mobilenet_small")
 # and without expansion and residual addition; every kernel.
 CASES: dict[str, tuple[str, InputShape, int]] = {
     "image": ("mobilenet_small-r20-w0.75-k5e1_k5e2-k7e3_k3e2-k7e2_k3e2-k3e2_k7e3", (28, 28, 1), 10),
+    # Its feature maps end one column wide, where kernels stay square all the same.
+    "narrow": ("mobilenet_small-r12-w0.5-k5e1_k5e2-k5e3_k5e4-k7e2-k3e2_k7e3", (16, 4, 1), 5),
     "window": ("mobilenet_small-r72-w0.5-k3e1-k5e3-k3e2_k7e2-k5e2", (100, 1, 6), 7),
 }
 
@@ -55,7 +57,7 @@ def exported(architecture: Architecture, input_shape: InputShape, classes: int, 
 
 
 def form(graph: Graph, operator: Operator) -> dict[str, object]:
-    """Everything that decides a layer's cost, names and values left out; a sum's inputs may come in either order."""
+    """Everything that decides a layer's cost, names and values left out."""
     shapes = [tensor.shape for tensor in graph.input_tensors(operator)]
     types = [tensor.dtype for tensor in graph.input_tensors(operator)]
     return {
@@ -91,24 +93,24 @@ def test_candidates_use_supported_layers_only() -> None:
 
 
 def test_inverted_bottleneck_by_hand() -> None:
-    architecture = Architecture.parse("mobilenet_small-r16-w1-k3e1-k3e2_k5e3-k3e2-k3e2")
+    architecture = Architecture.parse("mobilenet_small-r28-w1-k3e1-k3e2_k5e3-k3e2-k3e2")
     graph = lower(architecture, SPACE, (28, 28, 1), 10)
     summary = [(o.name, o.kind, graph.output_tensor(o).shape) for o in graph.operators]
     assert summary[:10] == [
-        ("stem", OpKind.CONV_2D, (1, 8, 8, 16)),
-        ("stage0.block0.depthwise", OpKind.DEPTHWISE_CONV_2D, (1, 8, 8, 16)),  # expansion 1: no expansion layer
-        ("stage0.block0.project", OpKind.CONV_2D, (1, 8, 8, 16)),
-        ("stage0.block0.add", OpKind.ADD, (1, 8, 8, 16)),
-        ("stage1.block0.expand", OpKind.CONV_2D, (1, 8, 8, 32)),
-        ("stage1.block0.depthwise", OpKind.DEPTHWISE_CONV_2D, (1, 4, 4, 32)),
-        ("stage1.block0.project", OpKind.CONV_2D, (1, 4, 4, 24)),  # strided and widened: nothing is added
-        ("stage1.block1.expand", OpKind.CONV_2D, (1, 4, 4, 72)),
-        ("stage1.block1.depthwise", OpKind.DEPTHWISE_CONV_2D, (1, 4, 4, 72)),
-        ("stage1.block1.project", OpKind.CONV_2D, (1, 4, 4, 24)),
+        ("stem", OpKind.CONV_2D, (1, 14, 14, 16)),
+        ("stage0.block0.depthwise", OpKind.DEPTHWISE_CONV_2D, (1, 14, 14, 16)),  # expansion 1: no expansion layer
+        ("stage0.block0.project", OpKind.CONV_2D, (1, 14, 14, 16)),
+        ("stage0.block0.add", OpKind.ADD, (1, 14, 14, 16)),
+        ("stage1.block0.expand", OpKind.CONV_2D, (1, 14, 14, 32)),
+        ("stage1.block0.depthwise", OpKind.DEPTHWISE_CONV_2D, (1, 7, 7, 32)),
+        ("stage1.block0.project", OpKind.CONV_2D, (1, 7, 7, 24)),  # strided and widened: nothing is added
+        ("stage1.block1.expand", OpKind.CONV_2D, (1, 7, 7, 72)),
+        ("stage1.block1.depthwise", OpKind.DEPTHWISE_CONV_2D, (1, 7, 7, 72)),
+        ("stage1.block1.project", OpKind.CONV_2D, (1, 7, 7, 24)),
     ]
     assert [kind for _, kind, _ in summary[-2:]] == [OpKind.MEAN, OpKind.FULLY_CONNECTED]
     assert graph.operators[0].window is not None
-    assert graph.operators[0].window.padding == (0, 0)  # stride 2 over 16 with a 3×3 kernel: the one zero comes last
+    assert graph.operators[0].window.padding == (0, 0)  # stride 2 over 28 with a 3×3 kernel: the one zero comes last
 
 
 def test_windows_stay_one_column_wide() -> None:
