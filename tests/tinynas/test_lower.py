@@ -16,17 +16,33 @@ from export.supported import check_supported
 from tinynas.architecture import Architecture
 from tinynas.errors import SearchError
 from tinynas.lower import lower
-from tinynas.space import InputShape, load_space
+from tinynas.space import InputShape, SearchSpace, Stage, Stem, load_space, space_names
 
-SPACE = load_space("mobilenet_small")
+# A space of these tests' own: those that come with tinynas may change.
+SPACE = SearchSpace(
+    name="tiny",
+    description="for tests",
+    resolution_scales=(0.57, 0.72, 1.0),
+    widths=(0.5, 0.75, 1.0),
+    kernels=(3, 5, 7),
+    expansions=(1, 2, 3, 4),
+    channel_multiple=4,
+    stem=Stem(channels=16, kernel=3, stride=2),
+    stages=(
+        Stage(channels=16, stride=1, depths=(1, 2)),
+        Stage(channels=24, stride=2, depths=(1, 2, 3)),
+        Stage(channels=40, stride=1, depths=(1, 2, 3)),
+        Stage(channels=64, stride=2, depths=(1, 2)),
+    ),
+)
 
 # Sizes that are odd on the way, so that SAME padding is symmetric in some layers and asymmetric in others; blocks with
 # and without expansion and residual addition; every kernel.
 CASES: dict[str, tuple[str, InputShape, int]] = {
-    "image": ("mobilenet_small-r20-w0.75-k5e1_k5e2-k7e3_k3e2-k7e2_k3e2-k3e2_k7e3", (28, 28, 1), 10),
+    "image": ("tiny-r20-w0.75-k5e1_k5e2-k7e3_k3e2-k7e2_k3e2-k3e2_k7e3", (28, 28, 1), 10),
     # Its feature maps end one column wide, where kernels stay square all the same.
-    "narrow": ("mobilenet_small-r12-w0.5-k5e1_k5e2-k5e3_k5e4-k7e2-k3e2_k7e3", (16, 4, 1), 5),
-    "window": ("mobilenet_small-r72-w0.5-k3e1-k5e3-k3e2_k7e2-k5e2", (100, 1, 6), 7),
+    "narrow": ("tiny-r12-w0.5-k5e1_k5e2-k5e3_k5e4-k7e2-k3e2_k7e3", (16, 4, 1), 5),
+    "window": ("tiny-r72-w0.5-k3e1-k5e3-k3e2_k7e2-k5e2", (100, 1, 6), 7),
 }
 
 
@@ -86,14 +102,16 @@ def test_costs_are_those_of_the_exported_file(pair: tuple[Graph, Graph]) -> None
     assert flash_bytes(lowered, profile) == flash_bytes(read, profile)
 
 
-def test_candidates_use_supported_layers_only() -> None:
+@pytest.mark.parametrize("name", space_names())
+@pytest.mark.parametrize("shape", [(28, 28, 1), (96, 96, 3), (100, 1, 6)])
+def test_candidates_use_supported_layers_only(name: str, shape: InputShape) -> None:
+    space = load_space(name)
     for largest in (False, True):
-        for shape in ((28, 28, 1), (100, 1, 6)):
-            check_supported(lower(SPACE.extreme(shape, largest=largest), SPACE, shape, 10))
+        check_supported(lower(space.extreme(shape, largest=largest), space, shape, 10))
 
 
 def test_inverted_bottleneck_by_hand() -> None:
-    architecture = Architecture.parse("mobilenet_small-r28-w1-k3e1-k3e2_k5e3-k3e2-k3e2")
+    architecture = Architecture.parse("tiny-r28-w1-k3e1-k3e2_k5e3-k3e2-k3e2")
     graph = lower(architecture, SPACE, (28, 28, 1), 10)
     summary = [(o.name, o.kind, graph.output_tensor(o).shape) for o in graph.operators]
     assert summary[:10] == [
@@ -122,6 +140,6 @@ def test_windows_stay_one_column_wide() -> None:
 
 
 def test_architecture_of_another_space_is_refused() -> None:
-    architecture = Architecture.parse("mobilenet_small-r17-w1-k3e1-k3e2-k3e2-k3e2")
+    architecture = Architecture.parse("tiny-r17-w1-k3e1-k3e2-k3e2-k3e2")
     with pytest.raises(SearchError, match="resolution 17 is not in the space"):
         lower(architecture, SPACE, (28, 28, 1), 10)
