@@ -13,6 +13,8 @@ from export.graph import Activation, DType, Graph, Operator, OpKind, Quantizatio
 from export.supported import check_supported, supported_names
 
 _IDENTIFIER = b"TFL3"
+_MOST_OPERATORS = 2_000
+_MOST_RECORDS = 10_000
 _DTYPES = {
     schema.TensorType.INT8: DType.INT8,
     schema.TensorType.INT32: DType.INT32,
@@ -45,12 +47,13 @@ def parse_tflite(content: bytes, name: str) -> Graph:
             f"'{name}' is not a TensorFlow Lite model: bytes 4 to 7 should read TFL3; give an int8 .tflite file"
         )
     try:
-        model = schema.ModelT.InitFromPackedBuf(content, 0)
-        if model.subgraphs is None or len(model.subgraphs) != 1:
+        model = schema.Model.GetRootAs(content, 0)
+        if model.SubgraphsLength() != 1:
             raise ModelFormatError(
-                f"'{name}' has {len(model.subgraphs or ())} subgraphs; only models with one are supported"
+                f"'{name}' has {model.SubgraphsLength()} subgraphs; only models with one are supported"
             )
-        graph = _read_subgraph(model, model.subgraphs[0], name)
+        _check_size(model, len(content), name)
+        graph = _read_subgraph(model, name)
     except (ModelFormatError, UnsupportedOperatorError):
         raise
     except Exception as error:  # the flatbuffers reader raises whatever the damaged bytes lead it to
@@ -61,7 +64,31 @@ def parse_tflite(content: bytes, name: str) -> Graph:
     return graph
 
 
-def _read_subgraph(model: Any, subgraph: Any, name: str) -> Graph:
+def _check_size(model: Any, content_bytes: int, name: str) -> None:
+    """Refuse a file whose lists are so many or overlap so much that reading it would take hours and all memory."""
+    subgraph = model.Subgraphs(0)
+    records = subgraph.TensorsLength(), model.BuffersLength(), model.OperatorCodesLength()
+    if max(records) > _MOST_RECORDS or subgraph.OperatorsLength() > _MOST_OPERATORS:
+        raise ModelFormatError(f"'{name}' has more than {_MOST_OPERATORS} operators or {_MOST_RECORDS} tensors")
+    elements = 0
+    for index in range(subgraph.TensorsLength()):
+        tensor = subgraph.Tensors(index)
+        label = tensor.Name() or b""
+        if tensor.Sparsity() is not None or tensor.VariantTensorsLength():
+            text = label.decode("utf-8", errors="replace")
+            raise UnsupportedOperatorError(f"the tensor '{text}' is sparse or a variant; convert the model without")
+        elements += len(label) + tensor.ShapeLength() + tensor.ShapeSignatureLength()
+        quantization = tensor.Quantization()
+        if quantization is not None:
+            elements += quantization.ScaleLength() + quantization.ZeroPointLength()
+    for index in range(subgraph.OperatorsLength()):
+        elements += subgraph.Operators(index).InputsLength() + subgraph.Operators(index).OutputsLength()
+    if elements > content_bytes:
+        raise ModelFormatError(f"'{name}' is damaged: its lists overlap; convert it again")
+
+
+def _read_subgraph(model: Any, name: str) -> Graph:
+    subgraph = schema.SubGraphT.InitFromObj(model.Subgraphs(0))
     reader = _SubgraphReader(model, subgraph)
     operators = tuple(reader.operator(index, record) for index, record in enumerate(subgraph.operators))
     if not operators:
@@ -103,7 +130,10 @@ class _SubgraphReader:
     """Turns the records of one subgraph into tensors and operators."""
 
     def __init__(self, model: Any, subgraph: Any) -> None:
-        self._model = model
+        self._codes = [
+            schema.OperatorCodeT.InitFromObj(model.OperatorCodes(index)) for index in range(model.OperatorCodesLength())
+        ]
+        self._buffers = [schema.BufferT.InitFromObj(model.Buffers(index)) for index in range(model.BuffersLength())]
         self.tensors = [self._tensor(record) for record in subgraph.tensors]
         self._raw_types = [record.type for record in subgraph.tensors]
 
@@ -115,16 +145,14 @@ class _SubgraphReader:
         if free or min(shape, default=1) < 0:
             raise ModelFormatError(f"the tensor '{name}' has no fixed shape; convert the model with a fixed input size")
         dtype = _DTYPES.get(record.type)
-        buffer = self._model.buffers[record.buffer].data
-        if record.sparsity is not None:
-            raise UnsupportedOperatorError(f"the tensor '{name}' is sparse; convert the model without sparsity")
+        buffer = self._buffers[record.buffer].data
         data = None
         if buffer is not None and len(buffer):
             if dtype is not None:
-                values = np.frombuffer(bytes(buffer), dtype=np.dtype(dtype.value).newbyteorder("<"))
+                values = np.frombuffer(buffer, dtype=np.dtype(dtype.value).newbyteorder("<"))
                 data = values.astype(dtype.value, copy=False).reshape(shape)
             else:
-                data = np.frombuffer(bytes(buffer), dtype=np.uint8)
+                data = np.frombuffer(buffer, dtype=np.uint8)
         return Tensor(
             name=name,
             shape=shape,
@@ -149,7 +177,7 @@ class _SubgraphReader:
         return Quantization(scales, zero_points, int(record.quantizedDimension))
 
     def operator(self, index: int, record: Any) -> Operator:
-        code = self._model.operatorCodes[record.opcodeIndex]
+        code = self._codes[record.opcodeIndex]
         builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
         outputs = tuple(int(output) for output in record.outputs)
         inputs = [int(value) for value in record.inputs]

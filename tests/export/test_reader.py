@@ -214,7 +214,7 @@ def test_sparse_weights() -> None:
     def edit(model: Any) -> None:
         model.subgraphs[0].tensors[1].sparsity = schema.SparsityParametersT()
 
-    assert "sparse" in refusal(edited(edit))
+    assert "'weights' is sparse" in refusal(edited(edit))
 
 
 def test_unknown_padding() -> None:
@@ -352,6 +352,47 @@ def test_random_bytes_after_a_valid_header() -> None:
     for size in rng.integers(0, 4000, 200):
         start = int(rng.integers(8, 64)).to_bytes(4, "little") + b"TFL3"
         assert not graph_or_error(start + rng.bytes(int(size)))
+
+
+def repeated(tensors: int, shape: int, subgraphs: int = 1) -> bytes:
+    """A file in which every list points at the same few bytes again and again."""
+    builder = flatbuffers.Builder(1 << 16)
+    schema.TensorStartShapeVector(builder, shape)
+    for _ in range(shape):
+        builder.PrependInt32(1)
+    sizes = builder.EndVector()
+    schema.TensorStart(builder)
+    schema.TensorAddShape(builder, sizes)
+    tensor = schema.TensorEnd(builder)
+    schema.SubGraphStartTensorsVector(builder, tensors)
+    for _ in range(tensors):
+        builder.PrependUOffsetTRelative(tensor)
+    records = builder.EndVector()
+    schema.SubGraphStart(builder)
+    schema.SubGraphAddTensors(builder, records)
+    subgraph = schema.SubGraphEnd(builder)
+    schema.ModelStartSubgraphsVector(builder, subgraphs)
+    for _ in range(subgraphs):
+        builder.PrependUOffsetTRelative(subgraph)
+    graphs = builder.EndVector()
+    schema.ModelStart(builder)
+    schema.ModelAddSubgraphs(builder, graphs)
+    builder.Finish(schema.ModelEnd(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (repeated(100_000, 100_000), "more than 2000 operators or 10000 tensors"),
+        (repeated(9_000, 100_000), "its lists overlap"),
+        (repeated(50_000, 4, subgraphs=50_000), "50000 subgraphs"),
+    ],
+    ids=["tensors", "shapes", "subgraphs"],
+)
+def test_small_files_that_unfold_into_billions_of_elements(content: bytes, expected: str) -> None:
+    assert expected in refusal(content, ModelFormatError)
 
 
 def test_flipped_bytes_anywhere(kws: bytes) -> None:
