@@ -60,8 +60,12 @@ def known_boards() -> tuple[BoardEntry, ...]:
         return ()
     try:
         entries = _BoardsFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).board
-    except (OSError, UnicodeDecodeError, ValidationError, tomllib.TOMLDecodeError) as error:
-        raise DeviceError(f"{path} is not a valid list of boards: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DeviceError(f"{path} is not a valid list of boards: {where}: {first['msg']}; correct it") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DeviceError(f"{path} is not a valid list of boards: {error}; correct it") from error
     names = [entry.id for entry in entries]
     for name in names:
         if names.count(name) > 1:

@@ -29,7 +29,7 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.mark.parametrize("module", ["tinynas", "devices.profile", "export.graph"])
+@pytest.mark.parametrize("module", ["tinynas", "tinynas.cli", "devices.profile", "export.graph"])
 def test_import_loads_no_framework(module: str) -> None:
     """The command line answers at once: torch and tensorflow load where they are used."""
     frameworks = "{'torch', 'tensorflow', 'onnx', 'sklearn', 'keras'}"

@@ -46,16 +46,17 @@ class Workspace:
     @classmethod
     def open(cls, folder: Path, settings: StudySettings | None) -> Self:
         """Create or resume the study of ``folder``; raises SearchError or DeviceError before anything is written."""
+        data: DataSet | None
         if settings is not None:
             data = _prepared(settings)
             if not (folder / SETTINGS_FILE).exists():
                 _require_a_fit(settings, data)
             study = Study.open(folder, settings)
         else:
+            data = None
             study = Study.open(folder)
-            data = load_data(study.settings.data)
         try:
-            return cls._with(study, data, may_write=True)
+            return cls._with(study, data or load_data(study.settings.data), may_write=True)
         except BaseException:
             study.close()
             raise

@@ -82,9 +82,18 @@ def _layer(planned: Plan, step: int, operator: Operator, predicted_cycles: float
         "macs": work,
         "live_macs": work,
         "predicted_cycles": round(predicted_cycles),
-        "alive_bytes": sum(buffer.size_bytes for buffer in planned.alive_at(step)),
+        "alive_bytes": _alive_bytes(planned, step),
         "segment": next(i for i, segment in enumerate(planned.segments) if step in segment.operators),
     }
+
+
+def _alive_bytes(planned: Plan, step: int) -> int:
+    """Bytes of the arena in use during a layer; where its output overlays its input they count once."""
+    total = end = 0
+    for buffer in sorted(planned.alive_at(step), key=lambda buffer: buffer.offset):
+        total += max(0, buffer.offset + buffer.size_bytes - max(end, buffer.offset))
+        end = max(end, buffer.offset + buffer.size_bytes)
+    return total
 
 
 def _at_the_peak(planned: Plan) -> str:
@@ -92,7 +101,8 @@ def _at_the_peak(planned: Plan) -> str:
     operator = planned.graph.operators[planned.peak_step]
     alive = ", ".join(f"'{buffer.name}' {buffer.size_bytes:,} B" for buffer in planned.alive_at(planned.peak_step))
     return (
-        f"the most is alive at layer {planned.peak_step} '{operator.name}': {alive}; "
+        f"the most is alive at layer {planned.peak_step} '{operator.name}': {alive}, together "
+        f"{_alive_bytes(planned, planned.peak_step):,} B with what is overlaid counted once; "
         f"no plan of this kind can need less than {planned.lower_bound_bytes:,} B"
     )
 

@@ -1,0 +1,211 @@
+"""Every command of the contract: its keys, its exit code, and one JSON object on stdout."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import serial
+
+from devices.profile import device_names
+from tests.devices.toy_models import need
+from tests.tinynas.conftest import Tinynas, finish
+from tinynas.commands import boards
+from tinynas.measuring import Comparison
+
+COMMANDS = [
+    *("devices", "check", "compile", "measure", "verify", "search"),
+    *("export", "calibrate", "predict", "emulate", "report", "run"),
+]
+LAYOUTS = {
+    "plain": "model.c",
+    "cmake": "CMakeLists.txt",
+    "arduino": "library.properties",
+    "platformio": "library.json",
+    "zephyr": "zephyr/module.yml",
+    "esp-idf": "CMakeLists.txt",
+}
+
+
+@pytest.fixture
+def emulator() -> None:
+    need("qemu-system-arm", "arm-none-eabi-gcc", "make", "cc")
+
+
+def test_help(tinynas: Tinynas) -> None:
+    answer = tinynas("--help")
+    assert answer.code == 0
+    listed = answer.out.split("Commands:")[1]
+    assert {line.split()[0] for line in listed.strip().splitlines()} == set(COMMANDS)
+    assert "..." not in listed, "a first sentence is too long for the list"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command(command: str, tinynas: Tinynas) -> None:
+    answer = tinynas(command, "--help")
+    assert (answer.code, answer.err) == (0, "")
+    assert "--json" in answer.out
+
+
+def test_version(tinynas: Tinynas) -> None:
+    answer = tinynas("--version")
+    assert answer.code == 0
+    assert answer.out.startswith("tinynas ")
+
+
+def modules_after(code: str) -> set[str]:
+    """Which modules are loaded once ``code`` has run."""
+    code += "\nimport sys; print(*sys.modules, file=sys.stderr)"
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(root)!r})\n{code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stderr.split("\n")[-2].split())
+
+
+def test_the_command_line_starts_light() -> None:
+    heavy = {"torch", "tensorflow", "onnx", "sklearn", "keras", "scipy", "ai_edge_litert", "plotly", "numpy", "PIL"}
+    assert not heavy & modules_after("import tinynas.cli; tinynas.cli._run(['--help'])")
+
+
+def test_check_loads_no_framework(model: Path) -> None:
+    loaded = modules_after(f"import tinynas.cli; tinynas.cli._run(['check', {str(model)!r}])")
+    assert not {"torch", "tensorflow", "onnx", "sklearn", "keras"} & loaded
+
+
+def test_devices(tinynas: Tinynas) -> None:
+    listed = tinynas("devices", "--json").json
+    assert [device["name"] for device in listed["devices"]] == list(device_names())
+    for device in listed["devices"]:
+        assert device.keys() >= {"name", "core", "clock_hz", "sram_bytes", "flash_bytes"}
+    assert {"name": "emulator", "platform": "stm32f405", "kind": "emulated"} in listed["boards"]
+    shown = tinynas("devices")
+    assert shown.code == 0
+    assert all(name in shown.out for name in device_names())
+
+
+def test_boards_of_the_lab(tinynas: Tinynas, home: Path, model: Path) -> None:
+    folder = home / "xdg-config" / "tinynas"
+    folder.mkdir(parents=True)
+    (folder / "boards.toml").write_text(
+        '[[board]]\nid = "bench-3"\nplatform = "stm32f412"\nserial = "/dev/serial/by-id/none"\n'
+    )
+    assert {"name": "bench-3", "platform": "stm32f412", "kind": "serial"} in tinynas("devices", "--json").json["boards"]
+    # Its device comes from boards.toml: without --device nothing contradicts it.
+    assert "/dev/serial/by-id/none" in tinynas("measure", model, "--board", "bench-3").error
+    assert "is a stm32f412" in tinynas("measure", model, "--board", "bench-3", "--device", "stm32f405").error
+
+
+def test_check(tinynas: Tinynas, model: Path) -> None:
+    answer = tinynas("check", model, "--json")
+    assert (answer.code, answer.err) == (0, "")
+    checked = answer.json
+    assert checked.keys() >= {"fits", "sram_bytes", "sram_lower_bound", "flash_bytes", "macs", "live_macs"}
+    assert (checked["fits"], checked["reasons"]) == (True, [])
+    assert 0 < checked["sram_lower_bound"] <= checked["sram_bytes"] <= checked["sram_limit_bytes"]
+    assert sum(layer["macs"] for layer in checked["layers"]) == checked["macs"]
+    # Overlaid buffers share their bytes, so a layer never uses more than the arena.
+    assert checked["sram_bytes"] / 2 < max(layer["alive_bytes"] for layer in checked["layers"]) <= checked["sram_bytes"]
+    shown = tinynas("check", model)
+    assert "small fits on stm32f405" in shown.out
+    assert f"{checked['sram_bytes']:,} B" in shown.out
+
+
+def test_check_of_a_model_that_does_not_fit(tinynas: Tinynas, large_model: Path) -> None:
+    checked = tinynas("check", large_model, "--json").json
+    assert not checked["fits"]
+    assert "SRAM" in checked["reasons"][0]
+    assert "exceeds the limit of" in checked["reasons"][0]
+    assert "alive" in checked["reasons"][-1]
+    assert tinynas("check", large_model).code == 0
+    assert "does not fit on stm32f405: SRAM" in tinynas("compile", large_model, "-o", "c").error
+    assert not Path("c").exists()
+    assert tinynas("check", large_model, "--device", "stm32h743", "--json").json["fits"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_compile(layout: str, tinynas: Tinynas, model: Path) -> None:
+    compiled = tinynas("compile", model, "-o", "c", "--layout", layout, "--json").json
+    on_disk = sorted(str(path) for path in Path("c").rglob("*") if path.is_file())
+    assert sorted(compiled["files"]) == on_disk
+    assert f"c/{LAYOUTS[layout]}" in on_disk
+    checked = tinynas("check", model, "--json").json
+    assert compiled["sram_bytes"] == checked["sram_bytes"]
+    assert compiled["flash_bytes"] == checked["flash_bytes"]
+    assert tinynas("compile", model, "-o", "c", "--layout", layout).code == 0
+
+
+def test_measure(emulator: None, tinynas: Tinynas, model: Path) -> None:
+    answer = tinynas("measure", model, "--board", "emulator", "--json")
+    measured = answer.json
+    keys = ["board", "latency_ms", "cycles", "instructions", "sram_bytes", "flash_bytes", "code_bytes", "layers"]
+    assert measured.keys() >= set(keys)
+    assert sum(layer["cycles"] for layer in measured["layers"]) <= measured["cycles"]
+    assert all(layer.keys() >= {"name", "cycles", "macs"} for layer in measured["layers"])
+    checked = tinynas("check", model, "--json").json
+    assert measured["sram_bytes"] == checked["sram_bytes"]
+    again = tinynas("measure", model, "--board", "emulator", "--device", "mps2-an386", "--runs", 2, "--json").json
+    assert again["cycles"] == pytest.approx(measured["cycles"], rel=0.001)
+    assert again["device"] == "mps2-an386"
+    assert "latency" in tinynas("measure", model, "--board", "emulator").out
+
+
+def test_verify(emulator: None, tinynas: Tinynas, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = tinynas("verify", model, "--board", "emulator", "--inputs", 3, "--json")
+    assert answer.code == 0
+    assert answer.json | {"inputs": 3, "identical": 3, "max_abs_diff": 0} == answer.json
+    monkeypatch.setattr(boards, "compare_with_reference", lambda *_: Comparison(3, 2, 1.0))
+    answer = tinynas("verify", model, "--board", "emulator", "--inputs", 3, "--json")
+    assert answer.code == 1
+    assert answer.json["identical"] == 2
+
+
+def test_predict(tinynas: Tinynas, model: Path, data: Path) -> None:
+    predicted = tinynas("predict", model, "--json").json
+    low, high = predicted["interval_ms"]
+    assert 0 < low < predicted["latency_ms"] < high
+    assert predicted["energy_mj"] > 0
+    architecture = "mobilenet_small-r16-w0.5-k3e1-k5e3_k3e2-k3e2-k7e2"
+    of_text = tinynas("predict", "--architecture", architecture, "--data", data, "--json").json
+    assert of_text["latency_ms"] > predicted["latency_ms"]
+    slower = tinynas("predict", model, "--device", "nrf52840", "--json").json
+    assert slower["latency_ms"] > predicted["latency_ms"]
+    assert "ms" in tinynas("predict", model).out
+
+
+def test_calibrate(emulator: None, tinynas: Tinynas, model: Path) -> None:
+    before = tinynas("predict", model, "--json").json
+    calibrated = tinynas("calibrate", "--board", "emulator", "--samples", 4, "--json").json
+    keys = {"measured", "mape_before", "mape_after", "kendall_tau", "within_10_percent"}
+    assert calibrated.keys() >= keys
+    assert calibrated["measured"] == 4
+    after = tinynas("predict", model, "--json").json
+    assert after["cost_model"].startswith("fitted on 4 networks")
+    assert after["interval_ms"] != before["interval_ms"]
+
+
+@pytest.mark.parametrize(("as_json", "end"), [(False, signal.SIGINT), (True, signal.SIGTERM)])
+def test_emulate(
+    as_json: bool, end: int, emulator: None, model: Path, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    process = spawn("emulate", model, *(["--json"] if as_json else []))
+    assert process.stdout is not None
+    line = process.stdout.readline().rstrip("\n")
+    port = json.loads(line)["port"] if as_json else line
+    with serial.Serial(port, 115200, timeout=20) as opened:
+        opened.write(b"name%")
+        assert b"m-ready" in opened.read_until(b"m-ready")
+    process.send_signal(end)
+    answer = finish(process)
+    assert answer.code == 0
+    assert answer.out == ""
+    assert "Ctrl-C" in answer.err
+    assert not Path(port).exists(), "the emulator still runs"
