@@ -23,7 +23,7 @@ class Buffer:
     """A piece of the arena and the steps (layer indices, inclusive) between which it must keep its content.
 
     ``tensor`` indexes the graph's tensors; it is None for a layer's scratch memory. The model's inputs are written
-    before step 0 and so live from step -1.
+    before step 0 and so live from step -1; its outputs are read after the last step and so live through one more.
     """
 
     name: str
@@ -135,7 +135,7 @@ def _requests(graph: Graph) -> list[_Request]:
         if size:
             scratch.append(_Request(f"scratch of {operator.name}", None, size, step, step))
     for index in graph.outputs:
-        last[storage[index]] = len(graph.operators) - 1
+        last[storage[index]] = len(graph.operators)
     tensors = [
         _Request(graph.tensors[index].name, index, graph.tensors[index].size_bytes, first[index], last[index])
         for index in first

@@ -186,10 +186,12 @@ def _figures(fit: Fit) -> FitFigures:
 
 def _memory(workspace: Workspace, architecture: Architecture) -> MemoryMap:
     planned = plan(workspace.costs(workspace.first_model).graph(architecture))
+    last_step = len(planned.graph.operators) - 1
     return MemoryMap(
         layer_names=tuple(operator.name for operator in planned.graph.operators),
         buffers=tuple(
-            ArenaBuffer(b.name, b.offset, b.size_bytes, max(0, b.first_step), b.last_step) for b in planned.buffers
+            ArenaBuffer(b.name, b.offset, b.size_bytes, max(0, b.first_step), min(b.last_step, last_step))
+            for b in planned.buffers
         ),
         arena_bytes=planned.arena_bytes,
         lower_bound_bytes=planned.lower_bound_bytes,

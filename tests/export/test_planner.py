@@ -104,6 +104,14 @@ def test_a_value_that_is_read_later_is_not_overwritten() -> None:
     assert arena(builder.finish(output)) == 2 * 10 * 8 * 4
 
 
+def test_an_output_is_not_overwritten_by_a_later_layer() -> None:
+    """The second layer's output is read by nobody, yet it may not lie on the first's, which the caller reads."""
+    builder = GraphBuilder((1, 4, 4, 4))
+    first = builder.elementwise(OpKind.RELU, builder.input)
+    builder.elementwise(OpKind.RELU, first)
+    assert arena(builder.finish(first)) == 2 * 64
+
+
 def test_float_input_is_counted_in_bytes() -> None:
     builder = GraphBuilder((1, 10), from_float=True)
     assert arena(builder.finish(builder.entry)) == 4 * 10 + 12

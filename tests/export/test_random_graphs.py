@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from export.codegen import generate
-from export.graph import Activation, Graph, OpKind
+from export.graph import Activation, DType, Graph, OpKind
 from export.reader import parse_tflite
 from tests.export.graph_builder import GraphBuilder
 from tests.export.host_build import SANITIZED, build_kernels, build_model, run_program
@@ -45,7 +45,7 @@ def random_graphs(draw: st.DrawFn) -> tuple[Graph, list[np.ndarray]]:
 
 
 def _blocks(builder: GraphBuilder, value: int) -> st.SearchStrategy[int]:
-    blocks = [_layer, _layer, _layer, _residual, _joined]
+    blocks = [_layer, _layer, _layer, _residual, _joined, _skip, _unused]
     return st.sampled_from(blocks).flatmap(lambda block: block(builder, value))
 
 
@@ -96,6 +96,25 @@ def _residual(draw: st.DrawFn, builder: GraphBuilder, value: int) -> int:
 
 
 @st.composite
+def _skip(draw: st.DrawFn, builder: GraphBuilder, value: int) -> int:
+    """A sum with any earlier value of the same shape, so that it lives through the layers between."""
+    shape = builder.shape(value)
+    earlier = [
+        index
+        for index, tensor in enumerate(builder.tensors)
+        if tensor.shape == shape and tensor.dtype is DType.INT8 and not tensor.is_constant
+    ]
+    return builder.add(value, draw(st.sampled_from(earlier)), draw(_activations))
+
+
+@st.composite
+def _unused(draw: st.DrawFn, builder: GraphBuilder, value: int) -> int:
+    """A layer whose output nobody reads."""
+    draw(_layer(builder, value))
+    return value
+
+
+@st.composite
 def _joined(draw: st.DrawFn, builder: GraphBuilder, value: int) -> int:
     """Branches that end in the value's own quantization, joined along any axis."""
     axis = draw(st.integers(1, 3))
@@ -110,9 +129,12 @@ def _joined(draw: st.DrawFn, builder: GraphBuilder, value: int) -> int:
 
 
 def _head(draw: st.DrawFn, builder: GraphBuilder, value: int) -> int:
+    if draw(st.integers(0, 3)) == 0:  # a window of one dimension
+        _, rows, columns, channels = builder.shape(value)
+        value = builder.reshape(value, (1, rows * columns, channels))
     if draw(st.booleans()):
         value = builder.mean(value, keep=draw(st.booleans()))
-    if len(builder.shape(value)) == 4 and draw(st.booleans()):
+    if len(builder.shape(value)) > 2 and draw(st.booleans()):
         value = builder.reshape(value, (1, int(np.prod(builder.shape(value)))))
     for _ in range(draw(st.integers(0, 2))):
         value = builder.fully_connected(value, draw(st.integers(1, 20)), draw(_activations))
