@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from tinynas.constraints import Admission
 from tinynas.cost_model import CostModel, Fit, MeasuredNetwork, compare, layer_features
 from tinynas.data import Array, some
 from tinynas.effort import Effort
+from tinynas.errors import SearchError
 from tinynas.events import CandidateTrained, CostModelRefitted, Exported, Measured, StageDone, Verified
 from tinynas.front import crowded_order, point_of
 from tinynas.measuring import compare_with_reference, measure_graph, random_inputs
@@ -40,7 +42,8 @@ if TYPE_CHECKING:  # torch takes a second to load, and most commands do without 
     from torch import nn
 
     from tinynas.supernet import Supernet
-    from tinynas.training import ProgressCallback
+    from tinynas.training import Progress as TrainingProgress
+    from tinynas.training import ProgressCallback, TrainResult
 
 SUPERNET = "supernet"
 CHECKPOINTS = "checkpoints"
@@ -169,36 +172,56 @@ def finalists(workspace: Workspace) -> list[Architecture]:
 
 
 def train_on(workspace: Workspace, architectures: Sequence[Architecture], supernet: Callable[[], Supernet]) -> None:
-    """Train candidates further, from the supernet's weights, each for the study's epochs."""
+    """Train candidates further, from the supernet's weights, each for the study's epochs; one to a processor core."""
     from tinynas.training import train
+    from tinynas.workers import single_core_workers
 
-    study = workspace.study
-    epochs = Effort.of(workspace.study.settings.training).finalist_epochs
-    for position, architecture in enumerate(architectures, start=1):
-        if architecture in workspace.trained():
-            continue
-        network = supernet().extract(architecture)
-        checkpoint = _checkpoint(workspace, architecture)
-        with training_progress(f"training {position} of {len(architectures)}") as update:
-            result = train(
-                network,
+    study, done = workspace.study, workspace.trained()
+    pending = [architecture for architecture in architectures if architecture not in done]
+    if not pending:
+        return
+    epochs = Effort.of(study.settings.training).finalist_epochs
+    networks = [supernet().extract(architecture) for architecture in pending]
+    fractions = [0.0] * len(pending)
+    stopping = threading.Event()
+    with output.progress(f"training {len(pending)} candidates on") as update, single_core_workers() as workers:
+
+        def train_one(index: int) -> TrainResult:
+            def progress(latest: TrainingProgress) -> None:
+                if stopping.is_set():
+                    raise SearchError("the training was stopped")
+                fractions[index] = latest.fraction
+                update(round(100 * sum(fractions) / len(fractions)), 100, "%")
+
+            return train(
+                networks[index],
                 workspace.data,
-                architecture.resolution,
+                pending[index].resolution,
                 epochs=epochs,
                 seed=study.settings.seed,
-                checkpoint=checkpoint,
-                progress=update,
+                checkpoint=_checkpoint(workspace, pending[index]),
+                progress=progress,
             )
-        study.append(
-            CandidateTrained(
-                architecture=architecture,
-                accuracy=result.validation_accuracy,
-                test_accuracy=result.test_accuracy,
-                epochs=epochs,
-                seconds=result.seconds,
-                checkpoint=str(checkpoint.relative_to(study.folder)),
-            )
-        )
+
+        try:
+            futures = [workers.submit(train_one, index) for index in range(len(pending))]
+            for architecture, future in zip(pending, futures, strict=True):
+                result = future.result()
+                study.append(
+                    CandidateTrained(
+                        architecture=architecture,
+                        accuracy=result.validation_accuracy,
+                        test_accuracy=result.test_accuracy,
+                        epochs=epochs,
+                        seconds=result.seconds,
+                        checkpoint=str(_checkpoint(workspace, architecture).relative_to(study.folder)),
+                    )
+                )
+        except BaseException:
+            # Leaving the block waits for the workers: an interrupted user should not wait for the last epoch.
+            stopping.set()
+            workers.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _checkpoint(workspace: Workspace, architecture: Architecture) -> Path:
