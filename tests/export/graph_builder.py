@@ -214,3 +214,19 @@ class GraphBuilder:
             self.rng.normal(0, spread, channels).astype(np.int32),
         )
         return (weights, bias), spread * source.scale * float(np.mean(scales)) / 50.0
+
+
+def every_kernel(name: str = "every kernel", seed: int = 0) -> Graph:
+    """A graph in which every operator occurs but QUANTIZE from int8."""
+    builder = GraphBuilder((1, 9, 8, 3), seed, name=name, from_float=True)
+    value = builder.conv(builder.entry, 8, (3, 3), (2, 2))
+    value = builder.pad(value, [(1, 1), (0, 1), (0, 0)])
+    value = builder.depthwise(value)
+    value = builder.add(value, builder.conv(value, 8))
+    value = builder.elementwise(OpKind.RELU, value)
+    pooled = builder.pool(value, (2, 2), (1, 1), maximum=True)
+    averaged = builder.pool(value, (3, 3), (1, 1))
+    value = builder.concatenate([value, pooled, averaged])
+    value = builder.mean(builder.elementwise(OpKind.RELU6, value), keep=True)
+    value = builder.fully_connected(builder.reshape(value, (1, 24)), 10)
+    return builder.finish(builder.dequantize(builder.softmax(value)))

@@ -15,9 +15,9 @@ import pytest
 from export.bundle import LAYOUTS, write_bundle
 from export.codegen import GeneratedModel, generate
 from export.errors import ExportError
-from export.graph import DType, Graph, OpKind, Quantization
+from export.graph import DType, Graph, Quantization
 from export.reader import parse_tflite
-from tests.export.graph_builder import GraphBuilder
+from tests.export.graph_builder import GraphBuilder, every_kernel
 from tests.export.host_build import KERNELS, MAIN, STRICT, build_kernels, build_model, host_compiler, run_program
 from tests.oracles.litert import run_reference
 from tests.oracles.tflite_writer import write_tflite
@@ -37,21 +37,6 @@ HOSTILE = (
     "",
     "*" * 300 + "/",
 )
-
-
-def every_kernel(name: str = "every kernel", seed: int = 0) -> Graph:
-    builder = GraphBuilder((1, 9, 8, 3), seed, name=name, from_float=True)
-    value = builder.conv(builder.entry, 8, (3, 3), (2, 2))
-    value = builder.pad(value, [(1, 1), (0, 1), (0, 0)])
-    value = builder.depthwise(value)
-    value = builder.add(value, builder.conv(value, 8))
-    value = builder.elementwise(OpKind.RELU, value)
-    pooled = builder.pool(value, (2, 2), (1, 1), maximum=True)
-    averaged = builder.pool(value, (3, 3), (1, 1))
-    value = builder.concatenate([value, pooled, averaged])
-    value = builder.mean(builder.elementwise(OpKind.RELU6, value), keep=True)
-    value = builder.fully_connected(builder.reshape(value, (1, 24)), 10)
-    return builder.finish(builder.dequantize(builder.softmax(value)))
 
 
 @pytest.fixture(scope="module")

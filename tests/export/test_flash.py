@@ -15,7 +15,7 @@ from export.planner import plan
 from export.reader import read_tflite
 from export.synthetic import with_random_weights
 from tests.devices.toy_models import need
-from tests.export.graph_builder import GraphBuilder
+from tests.export.graph_builder import GraphBuilder, every_kernel
 from tinynas.lower import lower
 from tinynas.measuring import build_image
 from tinynas.space import load_space
@@ -63,6 +63,11 @@ def test_candidate_for_sensor_windows(tmp_path: Path, compiler: None) -> None:
 
 def test_reference_models(reference_model: Path, tmp_path: Path, compiler: None) -> None:
     graph = read_tflite(reference_model)
+    check(graph, graph, "stm32f405", tmp_path)
+
+
+def test_every_kernel(tmp_path: Path, compiler: None) -> None:
+    graph = every_kernel()
     check(graph, graph, "stm32f405", tmp_path)
 
 
