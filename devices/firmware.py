@@ -124,7 +124,8 @@ def read_symbols(elf: Path) -> dict[str, tuple[int, int]]:
 
 
 def _toolchain() -> str:
-    for tool, hint in ((f"{CROSS}gcc", INSTALL_COMPILER), ("make", "install make")):
+    tools = [(f"{CROSS}{name}", INSTALL_COMPILER) for name in ("gcc", "ar", "nm", "objcopy")]
+    for tool, hint in (*tools, ("make", "install make")):
         if shutil.which(tool) is None:
             raise DeviceError(f"cannot build the firmware: {tool} was not found; {hint}")
     return _version(f"{CROSS}gcc")
@@ -208,10 +209,15 @@ def _explain(errors: str, profile: DeviceProfile | None) -> str:
             for region, count in sorted(overflows.items())
         )
         return f"the model does not fit {profile.name}: it exceeds the {what}; take a smaller model or a larger device"
+    if "No space left on device" in errors:
+        return (
+            f"the disk is full: the firmware could not be built in {cache_dir()}; free some space there and in "
+            f"{tempfile.gettempdir()}, or set XDG_CACHE_HOME and TMPDIR to another place"
+        )
     if re.search(r"cannot find -l|string\.h: No such file|stdint\.h: No such file", errors):
         return f"the C library for {CROSS}gcc is missing; {INSTALL_COMPILER}"
     lines = errors.strip().splitlines() or ["make gave no reason"]
-    first = next((line for line in lines if re.search(r"error|No space left|\*\*\*", line)), lines[0])
+    first = next((line for line in lines if re.search(r"error|\*\*\*", line)), lines[0])
     return f"the firmware did not build: {first.strip()}"
 
 

@@ -131,7 +131,7 @@ def test_a_missing_c_library_says_what_to_install() -> None:
 
 def test_a_full_disk_is_named() -> None:
     error = "x.s: Assembler messages:\nfatal error: cannot write to output file 'x.o': No space left on device"
-    assert "No space left on device" in firmware._explain(error, F405)
+    assert "the disk is full" in firmware._explain(error, F405)
 
 
 def test_nothing_is_written_beside_the_sources(toy_image: FirmwareImage) -> None:

@@ -205,7 +205,7 @@ def without(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
     return hide
 
 
-@pytest.mark.parametrize("tool", ["qemu-system-arm", "arm-none-eabi-gcc", "make", "cc"])
+@pytest.mark.parametrize("tool", ["qemu-system-arm", "arm-none-eabi-gcc", "arm-none-eabi-ar", "make", "cc"])
 def test_a_tool_that_is_missing(tool: str, tinynas: Tinynas, model: Path, without: Callable[[str], None]) -> None:
     need("qemu-system-arm", "arm-none-eabi-gcc", "make", "cc")
     without(tool)
@@ -310,13 +310,17 @@ def test_a_full_disk_leaves_no_half_of_a_file(tinynas: Tinynas, model: Path, sma
     assert all(path.read_text().endswith("\n") for path in left)
 
 
-def test_a_full_disk_under_the_store(
+def test_a_full_disk_under_the_store_and_the_build(
     tinynas: Tinynas, model: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("qemu-system-arm", "arm-none-eabi-gcc", "make", "cc")
     fill(small_disk)
     monkeypatch.setenv("TINYNAS_STORE", str(small_disk / "store.sqlite"))
     assert "set TINYNAS_STORE" in failed(tinynas, "measure", model, "--board", "emulator")
+    monkeypatch.delenv("TINYNAS_STORE")
+    fill(small_disk, 100_000)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(small_disk))
+    assert "set XDG_CACHE_HOME" in failed(tinynas, "measure", model, "--board", "emulator")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
