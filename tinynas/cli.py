@@ -42,7 +42,7 @@ Device = Annotated[str, typer.Option("--device", help="A device profile; 'tinyna
 BoardDevice = Annotated[
     str | None, typer.Option("--device", help=f"A device profile; by default the board's, or {DEFAULT_DEVICE}.")
 ]
-Board = Annotated[str, typer.Option("--board", help="emulator, serial:PORT, adb:SERIAL, or a name from boards.toml.")]
+Board = Annotated[str, typer.Option("--board", help="emulator, serial:PORT, or a name from boards.toml.")]
 Study = Annotated[Path, typer.Argument(metavar="STUDY", help="A study's folder.")]
 StudyOut = Annotated[Path, typer.Option("-o", "--out", help="The study's folder; an existing study is resumed.")]
 Data = Annotated[
@@ -188,10 +188,8 @@ def calibrate(
     device: BoardDevice = None,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Networks to measure.")] = 12,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same networks.")] = 0,
-    latencies: Annotated[
-        Path | None, typer.Option("--latencies", help="Somebody's latencies to fit; comes with a later version.")
-    ] = None,
-    space: Annotated[str | None, typer.Option("--space", help="The space of those latencies' architectures.")] = None,
+    latencies: Annotated[Path | None, typer.Option("--latencies", hidden=True)] = None,
+    space: Annotated[str | None, typer.Option("--space", hidden=True)] = None,
     as_json: Json = False,
 ) -> None:
     """Refit the cost model to random networks run on a board.

@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 5.0
+_PIPE_WIDTH = 10_000
+"""Columns where no terminal sets them: a row stays one line for the tools that read it."""
 
 stderr = Console(stderr=True, highlight=False, emoji=False)
 
@@ -42,7 +44,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_shown(value)) for value in row))  # a string would be read as markup
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+    Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
 
 
 def _shown(value: object) -> str:

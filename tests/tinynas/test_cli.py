@@ -131,6 +131,22 @@ def test_check_of_a_model_that_does_not_fit(tinynas: Tinynas, large_model: Path)
     assert tinynas("check", large_model, "--device", "stm32h743", "--json").json["fits"]
 
 
+@pytest.mark.parametrize("device", device_names())
+def test_every_device_can_be_planned_for(device: str, tinynas: Tinynas, model: Path) -> None:
+    checked = tinynas("check", model, "--device", device, "--json").json
+    predicted = tinynas("predict", model, "--device", device, "--json").json
+    assert checked["fits"]
+    assert checked["predicted_latency_ms"] == predicted["latency_ms"] > 0
+
+
+def test_a_published_model(tinynas: Tinynas, reference_model: Path) -> None:
+    checked = tinynas("check", reference_model, "--json").json
+    assert checked["fits"]
+    shown = tinynas("check", reference_model)
+    # One line for each layer, a header, a blank line, and four of summary, however long the names are.
+    assert len(shown.out.splitlines()) == len(checked["layers"]) + 6
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_compile(layout: str, tinynas: Tinynas, model: Path) -> None:
     compiled = tinynas("compile", model, "-o", "c", "--layout", layout, "--json").json
