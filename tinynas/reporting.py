@@ -12,6 +12,7 @@ from tinynas.architecture import Architecture
 from tinynas.constraints import CONSTRAINTS
 from tinynas.cost_model import Fit, compare, layer_features
 from tinynas.data import DataSet
+from tinynas.effort import Effort
 from tinynas.evaluation import Evaluation
 from tinynas.events import EvaluationFinished, Exported, StudyStarted, Verified
 from tinynas.report import (
@@ -78,13 +79,14 @@ def report_of(workspace: Workspace) -> ReportData:
         board=winner_run.board if winner_run else None,
         toolchain=winner_run.toolchain if winner_run else None,
         settings=(*_settings(workspace), *checks),
-        versions=tuple(study.events_of(StudyStarted)[0].versions.items()),
+        # A study that was killed while it began has no event yet.
+        versions=tuple(item for event in study.events_of(StudyStarted)[:1] for item in event.versions.items()),
         hashes=tuple(hashes),
     )
 
 
 def _command(workspace: Workspace) -> str:
-    settings = workspace.study.settings
+    settings, effort = workspace.study.settings, Effort.of(workspace.study.settings.training)
     given = workspace.limits.as_mapping()
     device_limits = {name: c.capacity(workspace.profile) for name, c in CONSTRAINTS.items() if c.capacity}
     limits = [f"--limit {name}={value:g}" for name, value in given.items() if value != device_limits.get(name)]
@@ -92,6 +94,8 @@ def _command(workspace: Workspace) -> str:
         f"tinynas run --device {settings.device} --data {settings.data} --space {settings.space}",
         f"--strategy {settings.strategy} --trials {settings.trials} --seed {settings.seed}",
         *limits,
+        f"--supernet-epochs {effort.supernet_epochs} --finalists {effort.finalists}",
+        f"--final-epochs {effort.finalist_epochs}",
         f"-o {workspace.study.folder.name}",
     ]
     return " ".join(parts)

@@ -266,6 +266,19 @@ def test_a_damaged_study(tinynas: Tinynas, data: Path) -> None:
     assert "does not hold a cost model" in failed(tinynas, "report", "study")
 
 
+def test_a_study_that_was_killed_while_it_began(tinynas: Tinynas, data: Path) -> None:
+    options = little(data, "study", trials=2)
+    assert tinynas("search", *options).code == 0
+    journal = Path("study/journal.jsonl")
+    journal.write_text("")
+    Path("study/cost_model_first.json").unlink()
+    assert tinynas("report", "study").code == 0
+    assert "no candidates yet" in failed(tinynas, "export", "study", "-o", "out")
+    journal.unlink()
+    assert tinynas("report", "study").code == 0
+    assert tinynas("search", *options, "--json").json["trials"] == 2
+
+
 @pytest.fixture
 def small_disk(home: Path) -> Iterator[Path]:
     """A disk of 256 KiB."""

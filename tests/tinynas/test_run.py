@@ -99,6 +99,10 @@ def test_run(tinynas: Tinynas, data: Path, home: Path, monkeypatch: pytest.Monke
     assert tinynas("search", *options, "--json").json["front"] == result["front"]
     assert JOURNAL.read_bytes() == journal
 
+    # The page tells how to do it again.
+    page = Path("study/report.html").read_text()
+    assert "--supernet-epochs 1 --finalists 1 --final-epochs 1 -o study" in page
+
     _check_export(tinynas, result)
     # What was trained on and exported by hand since then does not confuse it.
     assert tinynas("run", *options, "--json").code == 0
