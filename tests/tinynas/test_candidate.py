@@ -37,18 +37,19 @@ def test_costs_are_the_compilers(seed: int) -> None:
 
 
 def test_macs_and_parameters_of_the_smallest() -> None:
-    """Counted by hand from the space: a 3×3 stem, four blocks, a 1×1 head if any, and the classifier."""
+    """Counted by hand from the space: the stem, one block a stage, and the classifier."""
     smallest = SPACE.extreme(SHAPE, largest=False)
     graph = costs_on(DEVICE).graph(smallest)
-    side = smallest.resolution // 2
+    side = -(-smallest.resolution // SPACE.stem.stride)
     channels = SPACE.channels(SPACE.stem.channels, smallest.width)
-    macs, weights = side**2 * channels * 9, channels * 9 + channels
+    taps = SPACE.stem.kernel**2
+    macs, weights = side**2 * channels * taps, channels * taps + channels
     for stage, (block,) in zip(SPACE.stages, smallest.stages, strict=True):
         hidden, out = channels * block.expansion, SPACE.channels(stage.channels, smallest.width)
         if block.expansion > 1:
             macs += side**2 * channels * hidden
             weights += channels * hidden + hidden
-        side //= stage.stride
+        side = -(-side // stage.stride)
         macs += side**2 * hidden * (block.kernel**2 + out)
         weights += hidden * block.kernel**2 + hidden + hidden * out + out
         channels = out

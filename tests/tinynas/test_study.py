@@ -297,7 +297,7 @@ def test_costs_that_changed_keep_what_was_finished_and_say_so(tmp_path: Path) ->
 
 def test_rejections_are_counted_once_and_explained(tmp_path: Path) -> None:
     # Little fits, so that rejections come before every evaluation.
-    tight = settings(6, limits={"max_sram_bytes": 1_600}, strategy="random")
+    tight = settings(6, limits={"max_sram_bytes": 1_500}, strategy="random")
     outcome = run(tmp_path / "study", tight)
     lines = Study.read(tmp_path / "study").events_of(EvaluationFinished)
     assert outcome.rejected == sum(line.rejected for line in lines)
@@ -305,7 +305,7 @@ def test_rejections_are_counted_once_and_explained(tmp_path: Path) -> None:
     line = lines[0]
     assert line.rejected == line.rejected_by_constraint["max_sram_bytes"]
     assert line.nearest_rejected is not None
-    assert "exceeds the limit of 1,600 B by" in line.nearest_rejected.reasons[0]
+    assert "exceeds the limit of 1,500 B by" in line.nearest_rejected.reasons[0]
 
     journal = tmp_path / "study" / JOURNAL_FILE
     content = [json.loads(text) | {"time": None} for text in journal.read_text().splitlines()]
