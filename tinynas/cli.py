@@ -57,8 +57,8 @@ MaxEnergy = Annotated[float | None, typer.Option("--max-energy-mj", help="Limit 
 MaxSram = Annotated[float | None, typer.Option("--max-sram", help="Limit on the arena, in bytes.")]
 MaxFlash = Annotated[float | None, typer.Option("--max-flash", help="Limit on the flash, in bytes.")]
 SupernetEpochs = Annotated[int, typer.Option("--supernet-epochs", min=1, help="Epochs of the weight-sharing supernet.")]
-Finalists = Annotated[int, typer.Option("--finalists", min=1, help="How many of the front are trained on.")]
-FinalEpochs = Annotated[int, typer.Option("--final-epochs", min=1, help="Epochs that each of them is trained on.")]
+Finalists = Annotated[int, typer.Option("--finalists", min=1, help="How many of the front are trained.")]
+FinalEpochs = Annotated[int, typer.Option("--final-epochs", min=1, help="Epochs of each of them.")]
 Limit = Annotated[
     list[str] | None,
     typer.Option("--limit", metavar="NAME=VALUE", help="Any limit by its name, as in max_sram_bytes=40000."),

@@ -12,10 +12,10 @@ from tinynas.errors import SearchError
 class Effort:
     """How much work the stages do; every figure is part of the study's settings."""
 
-    supernet_epochs: int = 3
-    finalists: int = 3
-    """How many of the front are trained on."""
-    finalist_epochs: int = 5
+    supernet_epochs: int = 10
+    finalists: int = 4
+    """How many of the front are trained."""
+    finalist_epochs: int = 6
     measured: int = 12
     """How many candidates are measured to refit the cost model."""
     verified_inputs: int = 100

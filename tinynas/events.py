@@ -120,7 +120,7 @@ class Measured(_Event):
     type: Literal["measured"] = "measured"
     architecture: ArchitectureText
     weights: Literal["random", "trained"]
-    """Random weights take the same time; they were measured to refit the cost model before anything was trained on."""
+    """Random weights take the same time; they were measured to refit the cost model before anything was trained."""
     board: str
     latency_ms: NonNegativeFloat
     predicted_latency_ms: NonNegativeFloat

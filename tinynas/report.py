@@ -79,7 +79,7 @@ class ReportCandidate:
     flash_bytes: int
     macs: int
     validation_accuracy: float | None = None
-    """Of the candidate's own weights, after it was trained on; likewise for the test set."""
+    """Of the candidate's own weights, after it was trained by itself; likewise for the test set."""
     test_accuracy: float | None = None
     predicted_after_ms: float | None = None
     measured_ms: float | None = None

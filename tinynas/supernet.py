@@ -321,7 +321,7 @@ class Supernet:
         return math.fsum(loss for loss, _, _ in results[: settings.random_per_step]) / settings.random_per_step
 
     def extract(self, architecture: Architecture) -> Network:
-        """The standalone network of ``architecture``, ready to use or to train on: shared weights, own statistics."""
+        """The standalone network of ``architecture``, ready to use: shared weights, own statistics."""
         network = self.weights.extract(architecture)
         calibrate(network, self._images_at(architecture.resolution)[0])
         return network

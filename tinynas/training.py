@@ -118,7 +118,7 @@ def train(
 
     Raises SearchError when neither limit is given, the loss is no longer finite, or the checkpoint cannot be used.
     """
-    settings = settings or TrainingSettings()
+    settings = settings or settings_for(data)
     schedule = Schedule(settings.learning_rate, settings.warmup, epochs, seconds)
     batches = Batches(data, resolution, settings, seed)
     optimizer = make_optimizer(network, settings)

@@ -104,7 +104,7 @@ class Workspace:
         return tuple(sorted(pareto_front(self.evaluations()), key=lambda e: e.costs.latency_ms))
 
     def trained(self) -> dict[Architecture, CandidateTrained]:
-        """What was trained on, by architecture."""
+        """What was trained, by architecture."""
         return {event.architecture: event for event in self.study.events_of(CandidateTrained)}
 
     def measured(self, weights: str) -> dict[Architecture, Measured]:
@@ -112,7 +112,7 @@ class Workspace:
         return {e.architecture: e for e in self.study.events_of(Measured) if e.weights == weights}
 
     def winner(self) -> CandidateTrained | None:
-        """The most accurate of the networks that were trained on, by validation accuracy; None before any was."""
+        """The most accurate of the trained networks, by validation accuracy; None before any was."""
         trained = self.trained().values()
         return max(trained, key=lambda event: event.accuracy) if trained else None
 

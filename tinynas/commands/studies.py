@@ -34,10 +34,10 @@ def search(folder: Path, settings: StudySettings) -> dict[str, Any]:
 
 
 def export(folder: Path, candidate: str | None, out: Path) -> dict[str, Any]:
-    """Train a candidate on, if that has not been done, and write its files."""
+    """Train a candidate, if that has not been done, and write its files."""
     with _opened(folder, None) as workspace:
         architecture = workspace.find(candidate)
-        stages.train_on(workspace, [architecture], _lazily(workspace))
+        stages.train_finalists(workspace, [architecture])
         exported = stages.export_candidate(workspace, architecture, out.resolve())
         return _exported_result(workspace, exported, out)
 
@@ -50,20 +50,20 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 def run(folder: Path, board_name: str, settings: StudySettings) -> dict[str, Any]:
-    """Search, measure, refit, train on, export, compile, verify, report."""
+    """Search, measure, refit, train, export, compile, verify, report."""
     with resolve_board(board_name, settings.device) as board, _opened(folder, settings) as workspace:
         supernet = _lazily(workspace)
         outcome = stages.search(workspace, supernet)
         stages.measure_and_refit(workspace, board)
         finalists = stages.finalists(workspace)
-        stages.train_on(workspace, finalists, supernet)
+        stages.train_finalists(workspace, finalists)
         winner = workspace.winner()
         if winner is None:
             raise SearchError(
                 f"none of the {len(outcome.evaluations)} candidates keeps the limits by the cost model as refitted to "
                 "the board; start a study with higher limits, or with more trials"
             )
-        # `tinynas export --candidate` may have trained on one that is no finalist, and better than they are.
+        # `tinynas export --candidate` may have trained one that is no finalist, and better than they are.
         for architecture in dict.fromkeys([*finalists, winner.architecture]):
             if _artifacts_event(workspace, architecture) is None:
                 stages.export_candidate(workspace, architecture, _artifacts(workspace, architecture), board)
