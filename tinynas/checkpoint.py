@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tinynas.errors import SearchError
-from tinynas.files import TEMPORARY_SUFFIX, cannot_write, sync_folder
+from tinynas.files import write_atomically
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, object]) -> None:
@@ -25,19 +23,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[s
     content = save(
         {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, {"state": json.dumps(state)}
     )
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)  # it may be what fills the disk
-        raise cannot_write(path, error) from error
+    write_atomically(path, content)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:

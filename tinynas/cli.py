@@ -305,7 +305,7 @@ def export(
 ) -> None:
     """Write a candidate's ONNX, TFLite, C and manifest.
 
-    Trains it on first, if that has not been done.
+    Trains it first, if that has not been done.
     """
     from tinynas.commands import show, studies
 
@@ -342,7 +342,7 @@ def run(
 ) -> None:
     """Do all of it, from the search to the verified winner.
 
-    Searches, measures, refits, trains on, exports, compiles, verifies and reports; a study that exists is resumed.
+    Searches, measures, refits, trains, exports, compiles, verifies and reports; a study that exists is resumed.
     """
     from tinynas.commands import boards, show, studies
 

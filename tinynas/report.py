@@ -7,8 +7,6 @@ per candidate, prints, and is readable with scripts off.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tinynas import charts
-from tinynas.errors import SearchError
+from tinynas.files import write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,28 +266,7 @@ def render_report(data: ReportData) -> str:
 
 def write_report(data: ReportData, path: Path) -> None:
     """Write the page to ``path``, which holds either the old page or the whole new one. Raises SearchError."""
-    page = render_report(data)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=path.name, suffix=".tmp", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            try:
-                file.write(page)
-                file.flush()
-                os.fsync(file.fileno())
-                # A temporary file is private to its owner; a report is for whoever may read the study.
-                temporary.chmod(0o644)
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        reason = error.strerror or error
-        raise SearchError(
-            f"the report '{path}' could not be written: {reason}; free the space or choose another place"
-        ) from error
+    write_atomically(path, render_report(data))
 
 
 def _headline(data: ReportData) -> str:

@@ -330,6 +330,6 @@ def test_write_replaces_the_page_whole(tmp_path: Path) -> None:
 def test_failed_write_leaves_no_trace_and_one_clear_message(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.mkdir()
-    with pytest.raises(SearchError, match=r"report\.html' could not be written: "):
+    with pytest.raises(SearchError, match=r"report\.html' could not be written \(Is a directory\)"):
         write_report(FULL, path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]

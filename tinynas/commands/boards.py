@@ -160,7 +160,6 @@ def calibrate(board_name: str, device: str | None, samples: int, seed: int) -> d
     trained, unseen = measured[:half], measured[half:]
     fit_before, fit_after = before.fit_of(unseen), before.refit(trained).fit_of(unseen)
     path = calibrated_path(profile.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
     before.refit(measured).save(path)
     return {
         "board": name,
