@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from markupsafe import Markup
 
-if TYPE_CHECKING:
-    from tinynas.report import ArenaBuffer, Calibration, MemoryMap, ReportCandidate, ReportData
+from tinynas.report_data import ArenaBuffer, Calibration, MemoryMap, ReportCandidate, ReportData
 
 WIDE_PX = 860
 NARROW_PX = 380

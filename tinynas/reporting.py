@@ -15,7 +15,7 @@ from tinynas.data import DataSet
 from tinynas.effort import Effort
 from tinynas.evaluation import Evaluation
 from tinynas.events import EvaluationFinished, Exported, StudyStarted, Verified
-from tinynas.report import (
+from tinynas.report_data import (
     ArenaBuffer,
     Calibration,
     DeviceFacts,

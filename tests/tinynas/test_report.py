@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tinynas.errors import SearchError
-from tinynas.report import (
+from tinynas.report import render_report, write_report
+from tinynas.report_data import (
     ArenaBuffer,
     Calibration,
     DeviceFacts,
@@ -24,8 +25,6 @@ from tinynas.report import (
     Rejections,
     ReportCandidate,
     ReportData,
-    render_report,
-    write_report,
 )
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr", "col"}
