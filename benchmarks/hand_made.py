@@ -16,7 +16,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +27,15 @@ from devices.boards import resolve_board
 from export.onnx_export import export_onnx
 from export.reader import read_tflite
 from export.tflite_convert import convert_int8
-from tinynas.baselines import BASELINES, width_to_fit
+from tinynas.baselines import BASELINES, Baseline, width_to_fit
 from tinynas.candidate import total_macs
 from tinynas.data import some
+from tinynas.effort import Effort
 from tinynas.measuring import measure_graph
 from tinynas.network import Network, build_network, fold_batch_norm, resize
 from tinynas.space import input_shape_at
 from tinynas.training import train
+from tinynas.workers import single_core_workers
 from tinynas.workspace import Workspace
 
 
@@ -50,6 +52,15 @@ class Row:
     """Mean over the seeds."""
     spread: float
     """Standard deviation over the seeds; 0 for one."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A network to train, by name."""
+
+    name: str
+    build: Callable[[], Network]
+    resolution: int
 
 
 class Bench:
@@ -72,17 +83,31 @@ class Bench:
             graph = read_tflite(tflite)
             return measure_graph(graph, profile, board), total_macs(graph)
 
-    def row(self, name: str, build: Callable[[], Network], resolution: int) -> Row:
-        """Train with every seed."""
-        accuracies = []
-        for seed in range(self._seeds):
+    def rows(self, contestants: Sequence[Contestant]) -> list[Row]:
+        """Train every contestant with every seed, one to a processor core, and measure it."""
+        jobs = [(contestant, seed) for contestant in contestants for seed in range(self._seeds)]
+        networks = []
+        for (
+            contestant,
+            seed,
+        ) in jobs:  # here and not in the workers: they would share the generator of the first weights
             torch.manual_seed(seed)
-            result = train(build(), self._workspace.data, resolution, epochs=self._epochs, seed=seed)
-            accuracies.append(result.test_accuracy)
-            print(f"{name}, seed {seed}: {result.test_accuracy:.2%} in {result.seconds:.0f} s", file=sys.stderr)
-        measured, work = self.run(build(), resolution)
+            networks.append(contestant.build())
+
+        def train_one(index: int) -> float:
+            contestant, seed = jobs[index]
+            result = train(networks[index], self._workspace.data, contestant.resolution, epochs=self._epochs, seed=seed)
+            print(f"{contestant.name}, seed {seed}: {result.test_accuracy:.2%}", file=sys.stderr)
+            return result.test_accuracy
+
+        with single_core_workers() as workers:
+            accuracies = list(workers.map(train_one, range(len(jobs))))
+        return [self._row(c, [a for (d, _), a in zip(jobs, accuracies, strict=True) if d is c]) for c in contestants]
+
+    def _row(self, contestant: Contestant, accuracies: Sequence[float]) -> Row:
+        measured, work = self.run(contestant.build(), contestant.resolution)
         return Row(
-            name,
+            contestant.name,
             measured.latency_ms,
             measured.sram_bytes,
             measured.flash_bytes,
@@ -96,7 +121,7 @@ def main() -> None:
     """Scale, train, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", type=Path)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=Effort.finalist_epochs)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -107,24 +132,27 @@ def main() -> None:
     delivered = workspace.measured("trained")[winner.architecture]
     data, classes = workspace.data, len(workspace.data.classes)
     bench = Bench(workspace, options.epochs, options.seeds)
-    rows = []
-    for baseline in BASELINES:
 
-        def fits(network: Network) -> bool:
-            measured, _ = bench.run(network, max(data.input_shape))
-            fits_board = measured.sram_bytes <= workspace.profile.model_sram_bytes
-            return fits_board and measured.latency_ms <= delivered.latency_ms
+    def fits(network: Network) -> bool:
+        measured, _ = bench.run(network, max(data.input_shape))
+        fits_board = measured.sram_bytes <= workspace.profile.model_sram_bytes
+        return fits_board and measured.latency_ms <= delivered.latency_ms
 
+    def scaled(baseline: Baseline) -> Contestant:
         width = width_to_fit(baseline, data.input_shape, classes, fits)
-        build = lambda b=baseline, w=width: b.build(w, data.input_shape, classes)  # noqa: E731
-        rows.append(bench.row(f"{baseline.name.rsplit('-', 1)[0]} × {width:g}", build, max(data.input_shape)))
+        name = f"{baseline.name} scaled to width {width:g}"
+        return Contestant(name, lambda: baseline.build(width, data.input_shape, classes), max(data.input_shape))
+
     architecture = winner.architecture
-    rows.append(
-        bench.row(
-            "winner, from scratch",
-            lambda: build_network(architecture, workspace.space, data.input_shape, classes),
-            architecture.resolution,
-        )
+    rows = bench.rows(
+        [
+            *map(scaled, BASELINES),
+            Contestant(
+                "winner, trained again",
+                lambda: build_network(architecture, workspace.space, data.input_shape, classes),
+                architecture.resolution,
+            ),
+        ]
     )
     graph = workspace.costs(workspace.first_model).graph(architecture)
     rows.append(

@@ -12,7 +12,7 @@ from tinynas.errors import SearchError
 class Effort:
     """How much work the stages do; every figure is part of the study's settings."""
 
-    supernet_epochs: int = 10
+    supernet_epochs: int = 5
     finalists: int = 4
     """How many of the front are trained."""
     finalist_epochs: int = 6
