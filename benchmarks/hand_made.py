@@ -3,8 +3,7 @@
 
 Each hand-made network gets the largest width whose int8 form runs on the study's emulated board in no more time than
 the winner, and fits its SRAM. All of them, and the winner's architecture once more, are then trained from scratch with
-the same epochs, schedule, augmentation and seeds. The winner as the study delivered it, which started from the
-supernet's weights, is listed too.
+the same epochs, schedule, augmentation and seeds. The winner as the study delivered it is listed too.
 
 Usage: python -m benchmarks.hand_made STUDY [--epochs N] [--seeds N] [--json]
 """
@@ -24,7 +23,10 @@ import torch
 
 from devices.board import Measurement
 from devices.boards import resolve_board
+from export.flash import flash_bytes
+from export.graph import Graph
 from export.onnx_export import export_onnx
+from export.planner import plan
 from export.reader import read_tflite
 from export.tflite_convert import convert_int8
 from tinynas.baselines import BASELINES, Baseline, width_to_fit
@@ -71,17 +73,30 @@ class Bench:
         self._epochs = epochs
         self._seeds = seeds
 
-    def run(self, network: Network, resolution: int) -> tuple[Measurement, int]:
-        """Cycles and sizes of the network's int8 form on the emulated board, and its MACs."""
-        data, profile = self._workspace.data, self._workspace.profile
+    def graph(self, network: Network, resolution: int) -> Graph:
+        """The network's int8 form, as the export chain makes it."""
+        data = self._workspace.data
         height, width, channels = shape = input_shape_at(resolution, data.input_shape)
         images = data.normalize(resize(data.train_images[some(len(data.train_labels), 50)], shape))
-        with tempfile.TemporaryDirectory() as folder, resolve_board("emulator", profile.name) as board:
+        with tempfile.TemporaryDirectory() as folder:
             onnx, tflite = Path(folder) / "model.onnx", Path(folder) / "model.tflite"
             export_onnx(fold_batch_norm(network), (channels, height, width), onnx)
             convert_int8(onnx, images, tflite)
-            graph = read_tflite(tflite)
-            return measure_graph(graph, profile, board), total_macs(graph)
+            return read_tflite(tflite)
+
+    def measure(self, graph: Graph) -> Measurement:
+        """Cycles and sizes on the emulated board."""
+        profile = self._workspace.profile
+        with resolve_board("emulator", profile.name) as board:
+            return measure_graph(graph, profile, board)
+
+    def fits(self, network: Network, resolution: int, latency_ms: float) -> bool:
+        """Whether the network keeps the part's SRAM and flash, and takes no longer than ``latency_ms``."""
+        graph, profile = self.graph(network, resolution), self._workspace.profile
+        too_large = (
+            plan(graph).arena_bytes > profile.model_sram_bytes or flash_bytes(graph, profile) > profile.flash_bytes
+        )
+        return not too_large and self.measure(graph).latency_ms <= latency_ms
 
     def rows(self, contestants: Sequence[Contestant]) -> list[Row]:
         """Train every contestant with every seed, one to a processor core, and measure it."""
@@ -105,13 +120,14 @@ class Bench:
         return [self._row(c, [a for (d, _), a in zip(jobs, accuracies, strict=True) if d is c]) for c in contestants]
 
     def _row(self, contestant: Contestant, accuracies: Sequence[float]) -> Row:
-        measured, work = self.run(contestant.build(), contestant.resolution)
+        graph = self.graph(contestant.build(), contestant.resolution)
+        measured = self.measure(graph)
         return Row(
             contestant.name,
             measured.latency_ms,
             measured.sram_bytes,
             measured.flash_bytes,
-            work,
+            total_macs(graph),
             statistics.mean(accuracies),
             statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
         )
@@ -133,15 +149,11 @@ def main() -> None:
     data, classes = workspace.data, len(workspace.data.classes)
     bench = Bench(workspace, options.epochs, options.seeds)
 
-    def fits(network: Network) -> bool:
-        measured, _ = bench.run(network, max(data.input_shape))
-        fits_board = measured.sram_bytes <= workspace.profile.model_sram_bytes
-        return fits_board and measured.latency_ms <= delivered.latency_ms
-
     def scaled(baseline: Baseline) -> Contestant:
-        width = width_to_fit(baseline, data.input_shape, classes, fits)
+        side, limit_ms = max(data.input_shape), delivered.latency_ms
+        width = width_to_fit(baseline, data.input_shape, classes, lambda network: bench.fits(network, side, limit_ms))
         name = f"{baseline.name} scaled to width {width:g}"
-        return Contestant(name, lambda: baseline.build(width, data.input_shape, classes), max(data.input_shape))
+        return Contestant(name, lambda: baseline.build(width, data.input_shape, classes), side)
 
     architecture = winner.architecture
     rows = bench.rows(
