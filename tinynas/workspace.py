@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,9 +113,21 @@ class Workspace:
         return {e.architecture: e for e in self.study.events_of(Measured) if e.weights == weights}
 
     def winner(self) -> CandidateTrained | None:
-        """The most accurate of the trained networks, by validation accuracy; None before any was."""
-        trained = self.trained().values()
-        return max(trained, key=lambda event: event.accuracy) if trained else None
+        """The most accurate trained network that keeps the limits, by validation accuracy; None if there is none.
+
+        Where a network was measured, its measured latency counts, not the predicted one.
+        """
+        measured, costs = self.measured("trained"), self.costs(self.best_model)
+        keeping = []
+        for architecture, event in self.trained().items():
+            found = costs(architecture)
+            if architecture in measured:
+                latency_ms = measured[architecture].latency_ms
+                energy_mj = self.profile.energy_mj(latency_ms)
+                found = dataclasses.replace(found, latency_ms=latency_ms, energy_mj=energy_mj)
+            if not self.limits.violations(found):
+                keeping.append(event)
+        return max(keeping, key=lambda event: event.accuracy, default=None)
 
     def find(self, wanted: str | None) -> Architecture:
         """The candidate with an id or text form, by default the winner. Raises SearchError when there is none."""

@@ -57,16 +57,17 @@ def run(folder: Path, board_name: str, settings: StudySettings) -> dict[str, Any
         stages.measure_and_refit(workspace, board)
         finalists = stages.finalists(workspace)
         stages.train_finalists(workspace, finalists)
+        # `tinynas export --candidate` may have trained one that is no finalist, and better than they are.
+        best = workspace.winner()
+        for architecture in dict.fromkeys([*finalists, *([best.architecture] if best else [])]):
+            if _artifacts_event(workspace, architecture) is None:
+                stages.export_candidate(workspace, architecture, _artifacts(workspace, architecture), board)
         winner = workspace.winner()
         if winner is None:
             raise SearchError(
-                f"none of the {len(outcome.evaluations)} candidates keeps the limits by the cost model as refitted to "
-                "the board; start a study with higher limits, or with more trials"
+                f"none of the {len(outcome.evaluations)} candidates keeps the limits on the board; "
+                "start a study with higher limits, or with more trials"
             )
-        # `tinynas export --candidate` may have trained one that is no finalist, and better than they are.
-        for architecture in dict.fromkeys([*finalists, winner.architecture]):
-            if _artifacts_event(workspace, architecture) is None:
-                stages.export_candidate(workspace, architecture, _artifacts(workspace, architecture), board)
         write_report(report_of(workspace), folder / REPORT)
         return _run_result(workspace, outcome, winner)
 
