@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.flash import flash_bytes
-
 from devices.profile import DeviceProfile
+from export.flash import flash_bytes
 from export.graph import Graph, macs
 from export.planner import plan
 from tinynas.architecture import Architecture
