@@ -89,11 +89,6 @@ class DeviceProfile(BaseModel):
         """SRAM left for the model's arena."""
         return self.sram_bytes - self.reserved.sram_bytes
 
-    @property
-    def model_flash_bytes(self) -> int:
-        """Flash left for the model: its weights, its layers' code and the kernels they call."""
-        return self.flash_bytes - self.reserved.flash_bytes
-
     def latency_ms(self, zero_wait_cycles: float) -> float:
         """Milliseconds that ``zero_wait_cycles`` take on this part."""
         return zero_wait_cycles * self.stall_factor / self.clock_hz * 1e3

@@ -34,7 +34,7 @@ def test_profile_is_complete(name: str) -> None:
     assert set(profile.sources) == SOURCED_FIELDS
     assert profile.reserved.source.strip()
     assert 0 < profile.model_sram_bytes < profile.sram_bytes
-    assert 0 < profile.model_flash_bytes < profile.flash_bytes
+    assert 0 < profile.reserved.flash_bytes < profile.flash_bytes
     # The text that a person reads names the same clock as the figure: the two are easily edited apart.
     assert any(f"{profile.clock_hz / unit:.{digits}f} {word}" in profile.description
                for unit, word in ((1e6, "MHz"), (1e9, "GHz")) for digits in (0, 1, 2))  # fmt: skip
