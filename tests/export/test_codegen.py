@@ -213,7 +213,8 @@ def test_platformio_description_is_json(model: GeneratedModel, tmp_path: Path) -
 def test_arduino_sketch_finds_the_model(model: GeneratedModel, tmp_path: Path) -> None:
     """The library's header is for C++; where there is no C++ compiler, C takes it as well."""
     write_bundle(model, tmp_path, "arduino")
-    compiler = shutil.which("c++") or host_compiler()
+    cplusplus = shutil.which("c++")
+    compiler = [cplusplus] if cplusplus else [host_compiler(), "-x", "c"]
     (tmp_path / "sketch.cpp").write_text(
         "#include <tinynas_my_model.h>\nint main() { tn_model_invoke(); return tn_model_output() == 0; }\n"
     )
@@ -221,8 +222,9 @@ def test_arduino_sketch_finds_the_model(model: GeneratedModel, tmp_path: Path) -
     objects.mkdir()
     sources = [str(path) for path in sorted((tmp_path / "src").glob("*.c"))]
     subprocess.run([host_compiler(), *STRICT, "-c", *sources], check=True, cwd=objects)
-    command = [compiler, "-Wall", "-Wextra", "-Werror", f"-I{tmp_path / 'src'}", str(tmp_path / "sketch.cpp")]
-    subprocess.run([*command, *map(str, objects.glob("*.o")), "-o", str(tmp_path / "sketch")], check=True)
+    command = [*compiler, "-Wall", "-Wextra", "-Werror", f"-I{tmp_path / 'src'}", "-c", str(tmp_path / "sketch.cpp")]
+    subprocess.run(command, check=True, cwd=objects)
+    subprocess.run([host_compiler(), *map(str, objects.glob("*.o")), "-o", str(tmp_path / "sketch")], check=True)
     assert subprocess.run([str(tmp_path / "sketch")], check=False).returncode == 0
 
 
