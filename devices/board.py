@@ -33,6 +33,37 @@ class Measurement:
     firmware_sha256: str
     toolchain: str
 
+    @classmethod
+    def of_image(
+        cls,
+        image: FirmwareImage,
+        *,
+        board: str,
+        clock_hz: int,
+        latency_ms: float,
+        cycles: int,
+        instructions: int | None,
+        layer_cycles: tuple[int, ...],
+        runs: int,
+    ) -> Self:
+        """What a board measured, with what the image says of itself."""
+        return cls(
+            board=board,
+            device=image.device,
+            model_id=image.model_id,
+            latency_ms=latency_ms,
+            cycles=cycles,
+            instructions=instructions,
+            layer_cycles=layer_cycles,
+            runs=runs,
+            clock_hz=clock_hz,
+            sram_bytes=image.arena_bytes,
+            flash_bytes=image.flash_bytes,
+            code_bytes=image.code_bytes,
+            firmware_sha256=image.sha256,
+            toolchain=image.toolchain,
+        )
+
 
 class Board(Protocol):
     """One physical or emulated thing to run a firmware image on. Use it in a ``with`` statement, or close it."""

@@ -122,21 +122,15 @@ class EmulatedBoard:
         if not counts:
             raise DeviceError("there is nothing to measure: give at least one input and one run")
         median = sorted(counts, key=lambda count: count.cycles)[(len(counts) - 1) // 2]
-        return Measurement(
+        return Measurement.of_image(
+            image,
             board=self.name,
-            device=self._profile.name,
-            model_id=image.model_id,
             latency_ms=self._profile.latency_ms(median.cycles),
             cycles=median.cycles,
             instructions=median.instructions,
             layer_cycles=median.layer_cycles,
             runs=len(counts),
             clock_hz=self._profile.clock_hz,
-            sram_bytes=image.arena_bytes,
-            flash_bytes=image.flash_bytes,
-            code_bytes=image.code_bytes,
-            firmware_sha256=image.sha256,
-            toolchain=image.toolchain,
         )
 
     def outputs(self, inputs: Sequence[bytes]) -> list[bytes]:

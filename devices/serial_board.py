@@ -51,21 +51,15 @@ class SerialBoard:
         self._session.load(inputs[0])
         layer_cycles = self._session.layers()
         clock_hz = self._session.info().ticks_per_second
-        return Measurement(
+        return Measurement.of_image(
+            image,
             board=self.name,
-            device=self._profile.name,
-            model_id=image.model_id,
             latency_ms=median_low(cycles) / clock_hz * 1e3,
             cycles=median_low(cycles),
             instructions=None,
             layer_cycles=layer_cycles,
             runs=len(inputs) * runs,
             clock_hz=clock_hz,
-            sram_bytes=image.arena_bytes,
-            flash_bytes=image.flash_bytes,
-            code_bytes=image.code_bytes,
-            firmware_sha256=image.sha256,
-            toolchain=image.toolchain,
         )
 
     def outputs(self, inputs: Sequence[bytes]) -> list[bytes]:

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from export import numerics
 from export.errors import ExportError
-from export.graph import DType, Graph, Operator, OpKind, Quantization, Tensor
+from export.graph import DType, Graph, Operator, OpKind, Tensor
 from export.kernels import VIEW, kernel_of
+from export.numerics import quantization_of
 from export.planner import Plan
 
 _C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t"}
@@ -120,7 +121,7 @@ class _LayerWriter:
                 add = numerics.add_parameters(self._graph, self._operator)
                 return "tn_add_layer", {"elements": self._output.elements} | _fields(add)
             case OpKind.AVERAGE_POOL_2D | OpKind.MAX_POOL_2D:
-                minimum, maximum = numerics.activation_range(self._operator.activation, _quantization(self._output))
+                minimum, maximum = numerics.activation_range(self._operator.activation, quantization_of(self._output))
                 return "tn_pool_layer", self._geometry() | {"minimum": minimum, "maximum": maximum}
             case OpKind.MEAN:
                 return "tn_mean_layer", _fields(numerics.mean_parameters(self._graph, self._operator))
@@ -144,12 +145,14 @@ class _LayerWriter:
         flat = (*window.kernel, *window.stride, *window.dilation, *window.padding)
         return {"input": self._input.shape[1:], "output": self._output.shape[1:], "window": flat}
 
-    def _weights_and_bias(self, channel_rows: npt.NDArray[np.int8]) -> dict[str, object]:
+    def _weights_and_bias(self) -> dict[str, object]:
         """The weights, one row per output channel, and the bias with the input's zero point folded in."""
+        weights = _data(self._graph.tensors[self._operator.inputs[1]]).astype(np.int8)
+        channel_rows = numerics.kernel_weights(self._operator, weights)
         bias = None
         if len(self._operator.inputs) > 2:
             bias = _data(self._graph.tensors[self._operator.inputs[2]]).astype(np.int32)
-        folded = numerics.fold_input_offset(bias, channel_rows, _quantization(self._input).zero_point)
+        folded = numerics.fold_input_offset(bias, channel_rows, quantization_of(self._input).zero_point)
         return {"weights": self._array("weights", channel_rows.ravel()), "bias": self._array("bias", folded)}
 
     def _requantization(self) -> Fields:
@@ -163,35 +166,31 @@ class _LayerWriter:
         }
 
     def _conv(self) -> Fields:
-        weights = _data(self._graph.tensors[self._operator.inputs[1]]).astype(np.int8)
         return {
             **self._geometry(),
             "groups": self._operator.groups,
-            "input_zero_point": _quantization(self._input).zero_point,
-            **self._weights_and_bias(weights.reshape(weights.shape[0], -1)),
+            "input_zero_point": quantization_of(self._input).zero_point,
+            **self._weights_and_bias(),
             "requantization": self._requantization(),
         }
 
     def _depthwise(self) -> Fields:
-        weights = _data(self._graph.tensors[self._operator.inputs[1]]).astype(np.int8)
-        channels = self._output.shape[-1]
         return {
             **self._geometry(),
-            "multiplier": channels // self._input.shape[-1],
-            "input_zero_point": _quantization(self._input).zero_point,
-            **self._weights_and_bias(np.ascontiguousarray(weights.reshape(-1, channels).T)),
+            "multiplier": self._output.shape[-1] // self._input.shape[-1],
+            "input_zero_point": quantization_of(self._input).zero_point,
+            **self._weights_and_bias(),
             "requantization": self._requantization(),
         }
 
     def _fully_connected(self) -> Fields:
-        weights = _data(self._graph.tensors[self._operator.inputs[1]]).astype(np.int8)
-        outputs, inputs = weights.shape
+        outputs, inputs = self._graph.tensors[self._operator.inputs[1]].shape
         wide = numerics.fully_connected_requantization(self._graph, self._operator)
         return {
             "batches": self._input.elements // inputs,
             "inputs": inputs,
             "outputs": outputs,
-            **self._weights_and_bias(weights),
+            **self._weights_and_bias(),
             "requantization": {
                 "high": self._array("high", wide.high),
                 "low": self._array("low", wide.low),
@@ -211,11 +210,11 @@ class _LayerWriter:
             "top": top,
             "left": left,
             "front": front,
-            "value": _quantization(self._input).zero_point,
+            "value": quantization_of(self._input).zero_point,
         }
 
     def _softmax(self) -> Fields:
-        exps = numerics.softmax_exps(_quantization(self._input).scale, self._operator.beta)
+        exps = numerics.softmax_exps(quantization_of(self._input).scale, self._operator.beta)
         columns = self._input.shape[-1]
         return {
             "rows": self._input.elements // columns,
@@ -225,7 +224,7 @@ class _LayerWriter:
         }
 
     def _affine(self, quantized: Tensor) -> Fields:
-        quantization = _quantization(quantized)
+        quantization = quantization_of(quantized)
         scale = c_float(quantization.scale)
         return {"elements": self._output.elements, "scale": scale, "zero_point": quantization.zero_point}
 
@@ -250,12 +249,6 @@ def c_float(value: float) -> str:
 def _fields(parameters: object) -> dict[str, object]:
     assert dataclasses.is_dataclass(parameters)
     return {field.name: getattr(parameters, field.name) for field in dataclasses.fields(parameters)}
-
-
-def _quantization(tensor: Tensor) -> Quantization:
-    if tensor.quantization is None:
-        raise ExportError(f"the tensor '{tensor.name}' has no quantization: convert the model to int8 first")
-    return tensor.quantization
 
 
 def _data(tensor: Tensor) -> npt.NDArray[np.generic]:

@@ -132,7 +132,7 @@ def conv_requantization(graph: Graph, operator: Operator) -> Requantization:
     pairs = [quantize_multiplier(real) for real in _effective_scales(graph, operator)]
     if len(pairs) == 1:
         pairs *= output.shape[-1]
-    quantization = _quantization(output)
+    quantization = quantization_of(output)
     minimum, maximum = activation_range(operator.activation, quantization)
     return Requantization(
         multipliers=np.array([multiplier for multiplier, _ in pairs], np.int32),
@@ -150,7 +150,7 @@ def fully_connected_requantization(graph: Graph, operator: Operator) -> WideRequ
     Raises ExportError for a scale of 2^30 or more.
     """
     output = graph.output_tensor(operator)
-    quantization = _quantization(output)
+    quantization = quantization_of(output)
     scales = _effective_scales(graph, operator)
     high, low, shifts = [], [], []
     for scale in scales:
@@ -178,8 +178,8 @@ def fully_connected_requantization(graph: Graph, operator: Operator) -> WideRequ
 def _effective_scales(graph: Graph, operator: Operator) -> list[float]:
     """Input scale × weight scale / output scale, in double precision and this order; one, or one per channel."""
     source, weights = graph.input_tensors(operator)[:2]
-    output_scale = _quantization(graph.output_tensor(operator)).scale
-    return [_quantization(source).scale * scale / output_scale for scale in _quantization(weights).scales]
+    output_scale = quantization_of(graph.output_tensor(operator)).scale
+    return [quantization_of(source).scale * scale / output_scale for scale in quantization_of(weights).scales]
 
 
 def fold_input_offset(bias: Int32Array | None, weights: Int8Array, input_zero_point: int) -> Int32Array:
@@ -210,8 +210,8 @@ def kernel_weights(operator: Operator, weights: Int8Array) -> Int8Array:
 
 def add_parameters(graph: Graph, operator: Operator) -> AddParameters:
     """Parameters of ADD. LiteRT's add::Prepare for int8. Raises ExportError for scales that LiteRT refuses as well."""
-    first, second = (_quantization(tensor) for tensor in graph.input_tensors(operator))
-    output = _quantization(graph.output_tensor(operator))
+    first, second = (quantization_of(tensor) for tensor in graph.input_tensors(operator))
+    output = quantization_of(graph.output_tensor(operator))
     twice_largest = 2.0 * max(first.scale, second.scale)
     real_output = twice_largest / (float(1 << _ADD_HEADROOM_BITS) * output.scale)
     if real_output >= 1.0:
@@ -238,14 +238,14 @@ def mean_parameters(graph: Graph, operator: Operator) -> MeanParameters:
     if sorted(operator.axes) != list(range(first, last + 1)):
         raise ExportError(f"the MEAN '{operator.name}' reduces the axes {list(operator.axes)}, which are not adjacent")
     reduced = math.prod(source.shape[first : last + 1])
-    multiplier, shift = quantize_multiplier(_quantization(source).scale / _quantization(target).scale)
+    multiplier, shift = quantize_multiplier(quantization_of(source).scale / quantization_of(target).scale)
     count_bits = min(reduced.bit_length() - 1, 32, 31 + shift)
     return MeanParameters(
         outer=math.prod(source.shape[:first]),
         reduced=reduced,
         inner=math.prod(source.shape[last + 1 :]),
-        input_zero_point=_quantization(source).zero_point,
-        output_zero_point=_quantization(target).zero_point,
+        input_zero_point=quantization_of(source).zero_point,
+        output_zero_point=quantization_of(target).zero_point,
         multiplier=(multiplier << count_bits) // reduced,
         shift=shift - count_bits,
     )
@@ -253,7 +253,7 @@ def mean_parameters(graph: Graph, operator: Operator) -> MeanParameters:
 
 def requantize_parameters(graph: Graph, operator: Operator) -> RequantizeParameters:
     """Parameters of QUANTIZE from int8, RELU and RELU6. LiteRT divides the scales of the latter in single precision."""
-    source, target = _quantization(graph.input_tensors(operator)[0]), _quantization(graph.output_tensor(operator))
+    source, target = quantization_of(graph.input_tensors(operator)[0]), quantization_of(graph.output_tensor(operator))
     real = source.scale / target.scale
     minimum, maximum = INT8_MIN, INT8_MAX
     if operator.kind is not OpKind.QUANTIZE:
@@ -336,7 +336,8 @@ def scratch_bytes(graph: Graph, operator: Operator) -> int:
     return 2 * math.prod(weights.shape[1:]) * DType.INT8.size_bytes
 
 
-def _quantization(tensor: Tensor) -> Quantization:
+def quantization_of(tensor: Tensor) -> Quantization:
+    """The quantization of an int8 tensor. Raises ExportError when it has none."""
     if tensor.quantization is None:
         raise ExportError(f"the tensor '{tensor.name}' has no quantization: convert the model to int8 first")
     return tensor.quantization

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from devices.board import Board, Measurement
-from devices.errors import DeviceError
 from devices.firmware import FirmwareImage, build_firmware
 from devices.profile import DeviceProfile
-from devices.store import MeasurementStore, StoredMeasurement
+from devices.store import MeasurementStore
 from export.atomic import write_bytes
 from export.codegen import generate
 from export.graph import Graph
-from tinynas.cost_model import LayerFeatures, MeasuredNetwork, layer_features
+from tinynas.cost_model import MeasuredNetwork, layer_features
 
 
 def build_image(graph: Graph, profile: DeviceProfile, folder: Path) -> FirmwareImage:
@@ -57,18 +56,6 @@ def measure_graph(
 def measured_network(graph: Graph, measurement: Measurement) -> MeasuredNetwork:
     """What the cost model learns from one measurement."""
     return MeasuredNetwork(layer_features(graph), tuple(float(cycles) for cycles in measurement.layer_cycles))
-
-
-def stored_network(stored: StoredMeasurement) -> MeasuredNetwork:
-    """The same from the store. Raises DeviceError when the row's layers cannot be read."""
-    try:
-        layers = tuple(
-            LayerFeatures(str(layer["kernel"]), tuple(map(float, layer["values"])))  # type: ignore[call-overload]
-            for layer in stored.layer_features
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise DeviceError(f"measurement {stored.id} of '{stored.model_name}' has damaged layer features") from error
-    return MeasuredNetwork(layers, tuple(map(float, stored.measurement.layer_cycles)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from tinynas.constraints import CONSTRAINTS
 from tinynas.cost_model import Fit, compare, layer_features
 from tinynas.data import DataSet
 from tinynas.effort import Effort
-from tinynas.evaluation import Evaluation
-from tinynas.events import EvaluationFinished, Exported, StudyStarted, Verified
+from tinynas.evaluation import Costs
+from tinynas.events import CandidateTrained, EvaluationFinished, Exported, StudyStarted, Verified
+from tinynas.front import pareto_front
 from tinynas.report_data import (
     ArenaBuffer,
     Calibration,
@@ -37,8 +38,6 @@ def report_of(workspace: Workspace) -> ReportData:
     """Everything that the page shows, as far as the study has come."""
     study, settings, profile = workspace.study, workspace.study.settings, workspace.profile
     winner = workspace.winner()
-    front = {evaluation.architecture for evaluation in workspace.front()}
-    evaluations = workspace.evaluations()
     measured = workspace.measured("trained")
     verified = {event.architecture: event for event in study.events_of(Verified)}
     winner_run = measured.get(winner.architecture) if winner else None
@@ -71,7 +70,7 @@ def report_of(workspace: Workspace) -> ReportData:
         seed=settings.seed,
         sampled=len(study.evaluations) + sum(event.rejected for event in study.events_of(EvaluationFinished)),
         rejected=_rejections(workspace),
-        candidates=tuple(_candidate(workspace, evaluation, front) for evaluation in evaluations),
+        candidates=_candidates(workspace, winner),
         calibration=_calibration(workspace),
         winner_memory=_memory(workspace, winner.architecture) if winner else None,
         winner_layers=_layers(workspace, winner.architecture) if winner else (),
@@ -123,29 +122,33 @@ def _rejections(workspace: Workspace) -> tuple[Rejections, ...]:
     return tuple(Rejections(CONSTRAINTS[name].label, count) for name, count in counts.most_common())
 
 
-def _candidate(workspace: Workspace, evaluation: Evaluation, front: set[Architecture]) -> ReportCandidate:
-    architecture, costs = evaluation.architecture, evaluation.costs
-    trained = workspace.trained().get(architecture)
-    measured = workspace.measured("trained").get(architecture) or workspace.measured("random").get(architecture)
-    winner = workspace.winner()
-    before = workspace.costs(workspace.first_model)(architecture).latency_ms
-    return ReportCandidate(
-        candidate_id=candidate_id(architecture),
-        architecture=str(architecture),
-        supernet_accuracy=evaluation.accuracy,
-        predicted_before_ms=before,
-        energy_mj=costs.energy_mj,
-        sram_bytes=costs.sram_bytes,
-        flash_bytes=costs.flash_bytes,
-        macs=costs.macs,
-        validation_accuracy=trained.accuracy if trained else None,
-        test_accuracy=trained.test_accuracy if trained else None,
-        predicted_after_ms=costs.latency_ms,
-        measured_ms=measured.latency_ms if measured else None,
-        is_front=architecture in front,
-        is_winner=winner is not None and architecture == winner.architecture,
-        files=_downloads(workspace, architecture),
-    )
+def _candidates(workspace: Workspace, winner: CandidateTrained | None) -> tuple[ReportCandidate, ...]:
+    evaluations = workspace.evaluations()
+    front = {evaluation.architecture for evaluation in pareto_front(evaluations)}
+    first_costs, trained = workspace.costs(workspace.first_model), workspace.trained()
+    measured = workspace.measured("random") | workspace.measured("trained")
+
+    def candidate(architecture: Architecture, costs: Costs, supernet_accuracy: float) -> ReportCandidate:
+        own, run = trained.get(architecture), measured.get(architecture)
+        return ReportCandidate(
+            candidate_id=candidate_id(architecture),
+            architecture=str(architecture),
+            supernet_accuracy=supernet_accuracy,
+            predicted_before_ms=first_costs(architecture).latency_ms,
+            energy_mj=costs.energy_mj,
+            sram_bytes=costs.sram_bytes,
+            flash_bytes=costs.flash_bytes,
+            macs=costs.macs,
+            validation_accuracy=own.accuracy if own else None,
+            test_accuracy=own.test_accuracy if own else None,
+            predicted_after_ms=costs.latency_ms,
+            measured_ms=run.latency_ms if run else None,
+            is_front=architecture in front,
+            is_winner=winner is not None and architecture == winner.architecture,
+            files=_downloads(workspace, architecture),
+        )
+
+    return tuple(candidate(e.architecture, e.costs, e.accuracy) for e in evaluations)
 
 
 def _downloads(workspace: Workspace, architecture: Architecture) -> tuple[Download, ...]:
