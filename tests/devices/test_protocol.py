@@ -54,7 +54,9 @@ class FakeBoard:
                     line += bytes([value])
 
     def close(self) -> None:
+        """End the thread before its descriptor is closed: the next board's may get the same number."""
         os.close(self._other)
+        self._thread.join(timeout=10)
         os.close(self._end)
 
 
