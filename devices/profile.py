@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from functools import cache
 from importlib import resources
-from typing import Literal, Self
+from typing import Literal, Self, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -21,6 +21,16 @@ from pydantic import (
 from devices.errors import DeviceError
 
 DEFAULT_DEVICE = "stm32f405"
+
+InstructionSet: TypeAlias = Literal["generic", "dsp", "helium"]
+"""What kernels are written for: plain C, the Armv7E-M DSP extension with an FPU, or Helium (M-profile vectors)."""
+
+_INSTRUCTION_SETS: dict[str, InstructionSet] = {
+    "cortex-m4": "dsp",
+    "cortex-m7": "dsp",
+    "cortex-m33": "dsp",
+    "cortex-m55": "helium",
+}
 
 SOURCED_FIELDS = frozenset({"clock_hz", "sram_bytes", "flash_bytes", "stall_factor", "active_power_mw"})
 """The figures of a profile, each of which has its entry in ``sources``."""
@@ -55,7 +65,15 @@ class DeviceProfile(BaseModel):
     kind: Literal["mcu", "phone"]
     description: str
     core: Literal[
-        "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "xtensa-lx7", "armv8-a"
+        "cortex-m0",
+        "cortex-m0plus",
+        "cortex-m3",
+        "cortex-m4",
+        "cortex-m7",
+        "cortex-m33",
+        "cortex-m55",
+        "xtensa-lx7",
+        "armv8-a",
     ]
     clock_hz: PositiveInt
     sram_bytes: PositiveInt
@@ -83,6 +101,11 @@ class DeviceProfile(BaseModel):
         if self.reserved.sram_bytes >= self.sram_bytes or self.reserved.flash_bytes >= self.flash_bytes:
             raise ValueError("what is reserved leaves the model no SRAM or no flash")
         return self
+
+    @property
+    def instruction_set(self) -> InstructionSet:
+        """Which kernels the part runs."""
+        return _INSTRUCTION_SETS.get(self.core, "generic")
 
     @property
     def model_sram_bytes(self) -> int:
