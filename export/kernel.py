@@ -9,8 +9,7 @@ from typing import TypeAlias
 from export.graph import Graph, Operator
 
 Fields: TypeAlias = Mapping[str, object]
-"""A struct's fields: numpy arrays, which become constant arrays, and C initializers (integers, nested structs as mappings or
-tuples)."""
+"""A struct's fields: numpy arrays, which become constant arrays, and C initializers (integers, or nested structs)."""
 
 
 def _always(graph: Graph, operator: Operator) -> bool:

@@ -79,7 +79,7 @@ class _LayerWriter:
         elif self._kernel != VIEW:
             arguments = [self._pointer(index) for index in self._graph.activations_in(self._operator)]
             arguments.append(self._pointer(self._operator.outputs[0]))
-            scratch = self._plan.scratch_of(self._step)
+            scratch = self._plan.scratch[self._step]
             if scratch is not None:
                 arguments.append(f"tn_arena + {scratch.offset}")
             self._call("parameters", *self._parameters(), arguments)

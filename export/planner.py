@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from devices.profile import InstructionSet
 from export.graph import Graph, Operator, OpKind
 from export.numerics import scratch_bytes
 from export.schedule import align, elementwise, first_needed_row, is_windowed, row_bytes, rows
@@ -20,10 +21,11 @@ from export.schedule import align, elementwise, first_needed_row, is_windowed, r
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A piece of the arena and the steps (layer indices, inclusive) between which it must keep its content.
+    """A piece of the arena and the steps (positions in ``Plan.order``, inclusive) between which it keeps its content.
 
-    ``tensor`` indexes the graph's tensors; it is None for a layer's scratch memory. The model's inputs are written
-    before step 0 and so live from step -1; its outputs are read after the last step and so live through one more.
+    ``tensor`` indexes the graph's tensors; it is None for scratch memory and row counters. The model's inputs are
+    written before step 0 and so live from step -1; its outputs are read after the last step and so live through one
+    more.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Buffer:
     first_step: int
     last_step: int
     offset: int
+    ring_rows: int | None = None
+    """Rows that a ring buffer holds: row r lies at r modulo this; None when the tensor exists whole."""
 
     def lives_at(self, step: int) -> bool:
         return self.first_step <= step <= self.last_step
@@ -39,31 +43,43 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive layers executed as one stream; indices into ``Graph.operators``."""
+    """Consecutive layers (indices into ``Graph.operators``) executed as one stream, row by row; a single one runs whole."""
 
     operators: tuple[int, ...]
+
+    @property
+    def streamed(self) -> bool:
+        return len(self.operators) > 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """Where everything lies, and why the arena is as large as it is."""
+    """Where everything lies, in which order it is computed, and why the arena is as large as it is."""
 
     graph: Graph
+    instruction_set: InstructionSet
     segments: tuple[Segment, ...]
+    order: tuple[int, ...]
+    """The schedule: layer indices. Each entry runs one unit of the layer: all of it, or a streamed layer's next row."""
     buffers: tuple[Buffer, ...]
+    scratch: tuple[Buffer | None, ...]
+    """The scratch memory of each layer; the layers of one segment may share it."""
+    counters: Buffer | None
+    """One uint16 for each streamed layer, in the order of `streamed_layers`: the next row that it computes."""
     arena_bytes: int
     lower_bound_bytes: int
     peak_step: int
-    """The layer at which the bytes that must coexist are the most."""
+    """The position in ``order`` at which the bytes that must coexist are the most."""
 
     def buffer_of(self, tensor: int) -> Buffer:
         """The buffer that holds ``tensor``; a RESHAPE's output is in its input's."""
         root = _storage(self.graph)[tensor]
         return next(buffer for buffer in self.buffers if buffer.tensor == root)
 
-    def scratch_of(self, step: int) -> Buffer | None:
-        """The scratch memory of one layer."""
-        return next((b for b in self.buffers if b.tensor is None and b.first_step == step), None)
+    @property
+    def streamed_layers(self) -> tuple[int, ...]:
+        """The layers that run row by row."""
+        return tuple(layer for segment in self.segments if segment.streamed for layer in segment.operators)
 
     def alive_at(self, step: int) -> tuple[Buffer, ...]:
         """Every buffer that must keep its content during ``step``, largest first."""
@@ -81,7 +97,7 @@ class _Request:
     last_step: int
 
 
-def plan(graph: Graph) -> Plan:
+def plan(graph: Graph, instruction_set: InstructionSet = "generic") -> Plan:
     """Assign an offset to every activation and scratch buffer of ``graph``.
 
     Several placement orders are tried, each first-fit from the lowest address; the smallest arena wins, and the search
@@ -106,8 +122,12 @@ def plan(graph: Graph) -> Plan:
         Buffer(r.name, r.tensor, r.size_bytes, r.first_step, r.last_step, offset)
         for r, offset in zip(requests, best, strict=True)
     )
-    segments = tuple(Segment((index,)) for index in range(len(graph.operators)))
-    return Plan(graph, segments, buffers, best_bytes, lower_bound, peak_step)
+    layers = range(len(graph.operators))
+    segments = tuple(Segment((index,)) for index in layers)
+    scratch = tuple(next((b for b in buffers if b.tensor is None and b.first_step == i), None) for i in layers)
+    return Plan(
+        graph, instruction_set, segments, tuple(layers), buffers, scratch, None, best_bytes, lower_bound, peak_step
+    )
 
 
 def _storage(graph: Graph) -> dict[int, int]:
