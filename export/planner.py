@@ -43,13 +43,10 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive layers (indices into ``Graph.operators``) executed as one stream, row by row; a single one runs whole."""
+    """Consecutive layers, as indices into ``Graph.operators``: one that runs whole, or a stream, row by row."""
 
     operators: tuple[int, ...]
-
-    @property
-    def streamed(self) -> bool:
-        return len(self.operators) > 1
+    streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,14 +187,13 @@ def overlay_distance(graph: Graph, operator: Operator, source: int) -> int | Non
     """
     if elementwise(graph, operator):
         return 0
-    if not is_windowed(operator):
+    if not is_windowed(graph, operator):
         return None
     input_row = row_bytes(graph.tensors[source])
     target = graph.output_tensor(operator)
     output_row = row_bytes(target)
-    height = rows(graph.tensors[source])
     return align(
-        max((y + 1) * output_row - first_needed_row(operator, y, height) * input_row for y in range(rows(target)))
+        max((y + 1) * output_row - first_needed_row(graph, operator, y) * input_row for y in range(rows(target)))
     )
 
 
