@@ -1,22 +1,37 @@
-"""Plans the one static buffer (the arena) that holds every activation.
+"""Plans the one static buffer (the arena) that holds every activation, and the order in which it is filled.
 
-A plan is a list of segments, each a run of layers executed as one stream, and an offset for every buffer. Two buffers
-that live at the same step share no byte, with one exception: an output may **overlay** the input that its layer
-consumes. Windowed layers work row by row from top to bottom, so an output placed a certain distance below its input
-only ever overwrites input rows that no later row needs; for a stride-1 depthwise convolution of 3×3 that distance is
-two rows, and the layer needs its input plus two rows instead of twice its input. Element-wise layers, residual
-additions among them, need no distance at all. (Known as diagonal memory optimisation: P. Blacker et al., 2020.)
+A plan is a list of segments, each a run of layers executed as one stream or a single layer that runs whole, a static
+schedule, and an offset for every buffer. The cuts between segments come from `export.segments`, the schedule of a
+stream from `export.streams`, the offsets from `export.placement`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from devices.profile import InstructionSet
-from export.graph import Graph, Operator, OpKind
-from export.numerics import scratch_bytes
-from export.schedule import align, elementwise, first_needed_row, is_windowed, row_bytes, rows
+from export.errors import PlanError
+from export.graph import Graph
+from export.numerics import scratch_bytes as generic_scratch_bytes
+from export.placement import Bytes, Occupant, bytes_alive, place
+from export.schedule import (
+    elementwise,
+    first_needed_row,
+    is_reduction,
+    is_streamable,
+    is_windowed,
+    row_bytes,
+    rows,
+    units,
+)
+from export.segments import Cuts, choose_cuts, layer_by_layer, shared_storage
+from export.streams import INPUT_ROW, Tick, ring_rows, stream_ticks
+
+_COUNTER_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +52,6 @@ class Buffer:
     ring_rows: int | None = None
     """Rows that a ring buffer holds: row r lies at r modulo this; None when the tensor exists whole."""
 
-    def lives_at(self, step: int) -> bool:
-        return self.first_step <= step <= self.last_step
-
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -57,7 +69,8 @@ class Plan:
     instruction_set: InstructionSet
     segments: tuple[Segment, ...]
     order: tuple[int, ...]
-    """The schedule: layer indices. Each entry runs one unit of the layer: all of it, or a streamed layer's next row."""
+    """The schedule: layer indices. Each entry runs one unit of the layer: all of it, or a streamed layer's next row.
+    INPUT_ROW stands for the arrival of a streamed input's next row."""
     buffers: tuple[Buffer, ...]
     scratch: tuple[Buffer | None, ...]
     """The scratch memory of each layer; the layers of one segment may share it."""
@@ -65,12 +78,19 @@ class Plan:
     """One uint16 for each streamed layer, in the order of `streamed_layers`: the next row that it computes."""
     arena_bytes: int
     lower_bound_bytes: int
+    """The most bytes that must coexist at one time: no placement of this schedule can need less."""
     peak_step: int
-    """The position in ``order`` at which the bytes that must coexist are the most."""
+    """The position in ``order`` at which that is."""
+    alive_at_peak: tuple[tuple[str, int], ...]
+    """Each buffer that has content then, and the bytes of it that are still or already needed; largest first."""
+    alive_bytes: tuple[int, ...]
+    """The most bytes that must coexist during each entry of ``order``."""
+    storage: tuple[tuple[int, int], ...]
+    """For each activation, the tensor whose buffer holds it."""
 
     def buffer_of(self, tensor: int) -> Buffer:
-        """The buffer that holds ``tensor``; a RESHAPE's output is in its input's."""
-        root = _storage(self.graph)[tensor]
+        """The buffer that holds ``tensor``."""
+        root = dict(self.storage)[tensor]
         return next(buffer for buffer in self.buffers if buffer.tensor == root)
 
     @property
@@ -78,178 +98,249 @@ class Plan:
         """The layers that run row by row."""
         return tuple(layer for segment in self.segments if segment.streamed for layer in segment.operators)
 
-    def alive_at(self, step: int) -> tuple[Buffer, ...]:
-        """Every buffer that must keep its content during ``step``, largest first."""
-        return tuple(sorted((b for b in self.buffers if b.lives_at(step)), key=lambda b: -b.size_bytes))
 
+def plan(graph: Graph, instruction_set: InstructionSet = "generic", *, stream_input: bool = False) -> Plan:
+    """Cut ``graph`` into segments and assign an offset to every buffer. Deterministic.
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """A buffer that has no offset yet."""
-
-    name: str
-    tensor: int | None
-    size_bytes: int
-    first_step: int
-    last_step: int
-
-
-def plan(graph: Graph, instruction_set: InstructionSet = "generic") -> Plan:
-    """Assign an offset to every activation and scratch buffer of ``graph``.
-
-    Several placement orders are tried, each first-fit from the lowest address; the smallest arena wins, and the search
-    stops at the lower bound. Deterministic.
+    The plan with the best cuts is never larger than the one that runs layer by layer, because both are tried. With
+    ``stream_input`` the input arrives row by row while the network runs, and need not exist whole. Raises PlanError
+    when its first layer cannot work that way.
     """
-    requests = _requests(graph)
-    distances = _overlay_distances(graph, requests)
-    need = [_bytes_needed(step, requests, distances) for step in range(len(graph.operators))]
-    lower_bound = max(need)
-    peak_step = need.index(lower_bound)
-    best: list[int] | None = None
-    best_bytes = 0
-    for order in _orders(requests, need):
-        offsets = _first_fit(requests, distances, order)
-        arena = max(offset + align(request.size_bytes) for offset, request in zip(offsets, requests, strict=True))
-        if best is None or arena < best_bytes:
-            best, best_bytes = offsets, arena
-        if best_bytes == lower_bound:
-            break
-    assert best is not None
-    buffers = tuple(
-        Buffer(r.name, r.tensor, r.size_bytes, r.first_step, r.last_step, offset)
-        for r, offset in zip(requests, best, strict=True)
-    )
-    layers = range(len(graph.operators))
-    segments = tuple(Segment((index,)) for index in layers)
-    scratch = tuple(next((b for b in buffers if b.tensor is None and b.first_step == i), None) for i in layers)
-    return Plan(
-        graph, instruction_set, segments, tuple(layers), buffers, scratch, None, best_bytes, lower_bound, peak_step
-    )
+    scratch = [generic_scratch_bytes(graph, operator) for operator in graph.operators]
+    if stream_input and not is_streamable(graph, graph.operators[0]):
+        raise PlanError(
+            f"the input of '{graph.name}' cannot be streamed: its first layer '{graph.operators[0].name}' "
+            "needs it whole; compile without --stream-input"
+        )
+    choices = dict.fromkeys([choose_cuts(graph, scratch, stream_input=stream_input), layer_by_layer(graph)][-1:])
+    plans = [_Planning(graph, instruction_set, scratch, cuts, stream_input).run() for cuts in choices]
+    return min(plans, key=lambda planned: planned.arena_bytes)
 
 
-def _storage(graph: Graph) -> dict[int, int]:
-    """For each activation, the tensor whose memory it is: a RESHAPE moves nothing."""
-    storage = {index: index for index in graph.inputs}
-    for operator in graph.operators:
-        for output in operator.outputs:
-            is_view = operator.kind is OpKind.RESHAPE
-            storage[output] = storage[operator.inputs[0]] if is_view else output
-    return storage
+class _Planning:
+    """One plan in the making, for given cuts."""
+
+    def __init__(
+        self, graph: Graph, instruction_set: InstructionSet, scratch: list[int], cuts: Cuts, stream_input: bool
+    ) -> None:
+        self._graph = graph
+        self._instruction_set = instruction_set
+        self._scratch = scratch
+        self._storage = shared_storage(graph, cuts)
+        self._segments: list[Segment] = []
+        self._order: list[int] = []
+        self._ticks: list[Tick] = []
+        self._position: list[int] = []
+        """Of each tick, its place in the order."""
+        self._ring: dict[int, int] = {}
+        """Rows of the tensors that are rings."""
+        for cut in cuts:
+            self._add_segment(cut, stream_input and cut.start == 0)
+        self._ticks_of: dict[int, npt.NDArray[np.int64]] = {}
+        """Of each layer, its ticks."""
+        by_layer: dict[int, list[int]] = {}
+        for index, tick in enumerate(self._ticks):
+            by_layer.setdefault(tick.layer, []).append(index)
+        self._ticks_of = {layer: np.array(ticks, np.int64) for layer, ticks in by_layer.items()}
+
+    def _add_segment(self, cut: range, stream_input: bool) -> None:
+        graph = self._graph
+        streamed = len(cut) > 1 or stream_input
+        self._segments.append(Segment(tuple(cut), streamed))
+        if not streamed:
+            (layer,) = cut
+            self._order.append(layer)
+            for unit in range(_ticks_when_whole(graph, layer)):
+                self._ticks.append(Tick(layer, unit))
+                self._position.append(len(self._order) - 1)
+            return
+        ticks = stream_ticks(graph, cut, stream_input=stream_input)
+        for tick in ticks:
+            self._order.append(tick.layer)
+            self._ticks.append(tick)
+            self._position.append(len(self._order) - 1)
+        inside = {index for layer in cut for index in graph.operators[layer].outputs}
+        if stream_input:
+            inside.add(graph.inputs[0])
+        read_outside = set(graph.outputs)
+        for layer, operator in enumerate(graph.operators):
+            if layer not in cut:
+                read_outside.update(operator.inputs)
+        whole = {self._storage[index] for index in self._storage if index in read_outside or index not in inside}
+        for root, held in ring_rows(graph, ticks, self._storage).items():
+            if root not in whole and held < rows(graph.tensors[root]):
+                self._ring[root] = held
+
+    def run(self) -> Plan:
+        graph = self._graph
+        roots, occupants = self._tensors()
+        names = [graph.tensors[root].name for root in roots]
+        scratch_at, extra_names, extra = self._scratch_memory(len(occupants))
+        names += extra_names
+        occupants += extra
+        last = len(self._ticks)
+        counters_at = None
+        streamed = sum(len(segment.operators) for segment in self._segments if segment.streamed)
+        if streamed:
+            counters_at = len(occupants)
+            names.append("row counters")
+            occupants.append(Occupant(streamed * _COUNTER_BYTES, -1, last))
+        alive = bytes_alive(occupants, last + 2)
+        offsets, arena = place(occupants, alive)
+        buffers = tuple(
+            Buffer(
+                name,
+                roots[i] if i < len(roots) else None,
+                occupant.size_bytes,
+                self._step(occupant.first_tick),
+                self._step(occupant.last_tick),
+                offsets[i],
+                self._ring.get(roots[i]) if i < len(roots) else None,
+            )
+            for i, (name, occupant) in enumerate(zip(names, occupants, strict=True))
+        )
+        peak = int(alive[1:-1].argmax())
+        return Plan(
+            graph=graph,
+            instruction_set=self._instruction_set,
+            segments=tuple(self._segments),
+            order=tuple(self._order),
+            buffers=buffers,
+            scratch=tuple(None if at is None else buffers[at] for at in scratch_at),
+            counters=None if counters_at is None else buffers[counters_at],
+            arena_bytes=arena,
+            lower_bound_bytes=int(alive.max()),
+            peak_step=self._position[peak],
+            alive_at_peak=self._alive_at(peak, names, occupants),
+            alive_bytes=tuple(self._alive_per_step(alive[1:-1])),
+            storage=tuple(self._storage.items()),
+        )
+
+    def _step(self, tick: int) -> int:
+        if tick < 0:
+            return -1
+        return self._position[tick] if tick < len(self._position) else len(self._order)
+
+    def _alive_per_step(self, alive: Bytes) -> Iterable[int]:
+        most = np.zeros(len(self._order), np.int64)
+        np.maximum.at(most, np.array(self._position), alive)
+        return (int(bytes_) for bytes_ in most)
+
+    @staticmethod
+    def _alive_at(tick: int, names: list[str], occupants: list[Occupant]) -> tuple[tuple[str, int], ...]:
+        alive = []
+        for name, occupant in zip(names, occupants, strict=True):
+            if occupant.first_tick <= tick <= occupant.last_tick:
+                at = tick - occupant.first_tick
+                low = 0 if occupant.low is None else int(occupant.low[at])
+                high = occupant.size_bytes if occupant.high is None else int(occupant.high[at])
+                alive.append((name, high - low))
+        return tuple(sorted(alive, key=lambda pair: -pair[1]))
+
+    def _scratch_memory(self, start: int) -> tuple[list[int | None], list[str], list[Occupant]]:
+        """For each layer the index of its scratch memory among all occupants, the first of which is ``start``.
+
+        In a stream the layers take turns with one piece; but the sums of a reduction last from row to row.
+        """
+        graph = self._graph
+        index_of: list[int | None] = [None] * len(graph.operators)
+        names: list[str] = []
+        occupants: list[Occupant] = []
+        for segment in self._segments:
+            shared = [
+                layer
+                for layer in segment.operators
+                if self._scratch[layer] and not is_reduction(graph, graph.operators[layer])
+            ]
+            own = [[layer] for layer in segment.operators if self._scratch[layer] and layer not in shared]
+            for group in ([shared] if shared else []) + own:
+                ticks = np.concatenate([self._ticks_of[layer] for layer in group])
+                for layer in group:
+                    index_of[layer] = start + len(occupants)
+                first, last = graph.operators[group[0]].name, graph.operators[group[-1]].name
+                names.append(f"scratch of {first}" if first == last else f"scratch of {first} ... {last}")
+                occupants.append(
+                    Occupant(max(self._scratch[layer] for layer in group), int(ticks.min()), int(ticks.max()))
+                )
+        return index_of, names, occupants
+
+    def _tensors(self) -> tuple[list[int], list[Occupant]]:
+        """The tensors that have a buffer, and their occupants."""
+        graph, storage = self._graph, self._storage
+        writer: dict[int, tuple[int, int]] = {}
+        readers: dict[int, list[tuple[int, int]]] = {}
+        for index in graph.inputs:
+            readers.setdefault(storage[index], [])
+        for layer, operator in enumerate(graph.operators):
+            for index in operator.outputs:
+                if storage[index] == index:
+                    writer[index] = layer, index
+                readers.setdefault(storage[index], [])
+            if storage[operator.outputs[0]] != storage[operator.inputs[0]] or len(operator.inputs) > 1:
+                for index in dict.fromkeys(graph.activations_in(operator)):
+                    readers[storage[index]].append((layer, index))
+        outputs = {storage[index] for index in graph.outputs}
+        roots = list(readers)
+        place_of = {root: i for i, root in enumerate(roots)}
+        return roots, [
+            self._occupant(root, writer.get(root), readers[root], root in outputs, place_of) for root in roots
+        ]
+
+    def _occupant(
+        self,
+        root: int,
+        writer: tuple[int, int] | None,
+        readers: list[tuple[int, int]],
+        is_output: bool,
+        place_of: dict[int, int],
+    ) -> Occupant:
+        graph = self._graph
+        written = self._ticks_of.get(INPUT_ROW) if writer is None else self._ticks_of[writer[0]]
+        if writer is not None and is_reduction(graph, graph.operators[writer[0]]):
+            written = self._ticks_of[writer[0]][-1:]  # it adds up elsewhere before it writes
+        first = -1 if written is None else int(written[0])
+        last = max([first if written is None else int(written[-1])] + [int(self._ticks_of[r][-1]) for r, _ in readers])
+        # What works in place goes on living where its first name was written.
+        last = max([last] + [self._last_use(index) for index, at in self._storage.items() if at == root])
+        if is_output:
+            last = len(self._ticks)
+        tensor = graph.tensors[root]
+        if root in self._ring:
+            return Occupant(self._ring[root] * row_bytes(tensor), first, last)
+        time = np.arange(first, last + 1)
+        high = low = freed = None
+        if written is not None and len(written) > 1:
+            high = np.searchsorted(written, time, side="right") * row_bytes(tensor)
+        if not is_output and readers:
+            low = np.minimum.reduce([self._needed_from(layer, index, time, "left") for layer, index in readers])
+            layer, index = max(readers, key=lambda reader: int(self._ticks_of[reader[0]][-1]))
+            output = self._storage[graph.operators[layer].outputs[0]]
+            if elementwise(graph, graph.operators[layer]) and output not in self._ring and output != root:
+                sides = ["right" if reader == (layer, index) else "left" for reader in readers]
+                freed_low = np.minimum.reduce(
+                    [self._needed_from(*reader, time, side) for reader, side in zip(readers, sides, strict=True)]
+                )
+                freed = (place_of[output], freed_low)
+        return Occupant(tensor.size_bytes, first, last, low, high, freed)
+
+    def _last_use(self, index: int) -> int:
+        ticks = [self._ticks_of[layer][-1] for layer, op in enumerate(self._graph.operators) if index in op.inputs]
+        return max((int(tick) for tick in ticks), default=-1)
+
+    def _needed_from(self, layer: int, index: int, time: npt.NDArray[np.int64], side: str) -> Bytes:
+        """Per tick, the first byte of the tensor that ``layer`` still reads, in that tick or later."""
+        operator, tensor = self._graph.operators[layer], self._graph.tensors[index]
+        ticks = self._ticks_of[layer]
+        first = (
+            [0] if len(ticks) == 1 else [first_needed_row(self._graph, operator, unit) for unit in range(len(ticks))]
+        )
+        first_row = np.array([*first, rows(tensor)], np.int64)
+        done = np.searchsorted(ticks, time, side="right" if side == "right" else "left")
+        return np.asarray(first_row[done] * row_bytes(tensor), np.int64)
 
 
-def _requests(graph: Graph) -> list[_Request]:
-    storage = _storage(graph)
-    first = dict.fromkeys(graph.inputs, -1)
-    last = dict.fromkeys(graph.inputs, 0)
-    scratch = []
-    for step, operator in enumerate(graph.operators):
-        for index in graph.activations_in(operator):
-            last[storage[index]] = step
-        for index in operator.outputs:
-            first.setdefault(storage[index], step)
-            last[storage[index]] = step
-        size = scratch_bytes(graph, operator)
-        if size:
-            scratch.append(_Request(f"scratch of {operator.name}", None, size, step, step))
-    for index in graph.outputs:
-        last[storage[index]] = len(graph.operators)
-    tensors = [
-        _Request(graph.tensors[index].name, index, graph.tensors[index].size_bytes, first[index], last[index])
-        for index in first
-    ]
-    return tensors + scratch
-
-
-def _overlay_distances(graph: Graph, requests: list[_Request]) -> dict[tuple[int, int], int]:
-    """For each (input, output) pair of requests that may overlay: how many bytes the output starts below the input."""
-    storage = _storage(graph)
-    position = {request.tensor: i for i, request in enumerate(requests) if request.tensor is not None}
-    distances = {}
-    for step, operator in enumerate(graph.operators):
-        if operator.kind is OpKind.RESHAPE:
-            continue
-        output = position[operator.outputs[0]]
-        for index in set(graph.activations_in(operator)):
-            source = position[storage[index]]
-            if requests[source].last_step != step:
-                continue
-            distance = overlay_distance(graph, operator, index)
-            if distance is not None and distance < align(requests[output].size_bytes):
-                distances[source, output] = distance
-    return distances
-
-
-def overlay_distance(graph: Graph, operator: Operator, source: int) -> int | None:
-    """Bytes by which the output must start below the dying input ``source``; None when they must not overlap.
-
-    Before the last byte of output row y is written, every input row above the first one that row y needs is free:
-    (y + 1) × output row ≤ distance + first row needed × input row.
-    """
-    if elementwise(graph, operator):
-        return 0
-    if not is_windowed(graph, operator):
-        return None
-    input_row = row_bytes(graph.tensors[source])
-    target = graph.output_tensor(operator)
-    output_row = row_bytes(target)
-    return align(
-        max((y + 1) * output_row - first_needed_row(graph, operator, y) * input_row for y in range(rows(target)))
-    )
-
-
-def _bytes_needed(step: int, requests: list[_Request], distances: dict[tuple[int, int], int]) -> int:
-    """The fewest bytes in which everything that is alive at ``step`` can coexist."""
-    alive = [i for i, request in enumerate(requests) if request.first_step <= step <= request.last_step]
-    total = sum(align(requests[i].size_bytes) for i in alive)
-    saved = 0
-    for (source, output), distance in distances.items():
-        if source in alive and output in alive and requests[output].first_step == step:
-            sizes = align(requests[source].size_bytes), align(requests[output].size_bytes)
-            saved = max(saved, sum(sizes) - max(sizes[1], sizes[0] + distance))
-    return total - saved
-
-
-def _orders(requests: list[_Request], need: list[int]) -> Iterator[list[int]]:
-    """Placement orders, the most promising first."""
-    everything = range(len(requests))
-    peak = [max(need[max(0, r.first_step) : r.last_step + 1]) for r in requests]
-    yield sorted(everything, key=lambda i: (-peak[i], -requests[i].size_bytes, i))
-    yield sorted(everything, key=lambda i: (-requests[i].size_bytes, i))
-    yield sorted(everything, key=lambda i: (-requests[i].last_step, -requests[i].first_step, i))
-    yield sorted(everything, key=lambda i: (-peak[i], -requests[i].last_step, i))
-    yield sorted(everything, key=lambda i: (requests[i].first_step, -requests[i].size_bytes, i))
-    # Scratch memory that was placed early may lie where an input had to be for its output to overlay it.
-    is_scratch = [request.tensor is None for request in requests]
-    yield sorted(everything, key=lambda i: (is_scratch[i], -requests[i].last_step, -requests[i].first_step, i))
-    yield sorted(
-        everything, key=lambda i: (is_scratch[i], -peak[i], -requests[i].last_step, -requests[i].first_step, i)
-    )
-
-
-def _first_fit(requests: list[_Request], distances: dict[tuple[int, int], int], order: list[int]) -> list[int]:
-    """Place the requests in ``order``, each at the lowest offset that the ones already placed allow."""
-    offsets = [-1] * len(requests)
-    placed: list[int] = []
-    for index in order:
-        request = requests[index]
-        size = align(request.size_bytes)
-        forbidden = []
-        for other in placed:
-            neighbour = requests[other]
-            if neighbour.last_step < request.first_step or request.last_step < neighbour.first_step:
-                continue
-            low, high = offsets[other] - size, offsets[other] + align(neighbour.size_bytes)
-            if (index, other) in distances:  # this one is the input: it may start a distance above the output
-                high = min(high, offsets[other] + distances[index, other])
-            elif (other, index) in distances:
-                low = max(low, offsets[other] - distances[other, index])
-            forbidden.append((low, high))
-        forbidden.sort()
-        offset = 0
-        for low, high in forbidden:  # each forbids what lies strictly between its ends
-            if offset <= low:
-                break
-            offset = max(offset, high)
-        offsets[index] = offset
-        placed.append(index)
-    return offsets
+def _ticks_when_whole(graph: Graph, layer: int) -> int:
+    """A layer whose kernel goes row by row also when it runs whole has a tick for each."""
+    operator = graph.operators[layer]
+    row_by_row = is_windowed(graph, operator) or elementwise(graph, operator) or is_reduction(graph, operator)
+    return units(graph, operator) if row_by_row else 1
