@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from export.graph import DType, Graph, Operator, OpKind
 from export.numerics import is_pointwise
+from export.schedule import is_reduction
+
+POINTWISE = "tn_conv_1x1_s8"
 
 VIEW = "view"
 """Stands in for the kernel of a RESHAPE, which moves nothing."""
@@ -28,8 +31,10 @@ _BY_KIND = {
 def kernel_of(graph: Graph, operator: Operator) -> str:
     """The name of the C function that runs ``operator``, or VIEW."""
     if operator.kind is OpKind.CONV_2D:
-        return "tn_conv_1x1_s8" if is_pointwise(graph, operator) else "tn_conv_generic_s8"
+        return POINTWISE if is_pointwise(graph, operator) else "tn_conv_generic_s8"
     if operator.kind is OpKind.QUANTIZE:
         from_float = graph.input_tensors(operator)[0].dtype is DType.FLOAT32
         return "tn_quantize_float_s8" if from_float else "tn_requantize_generic_s8"
+    if is_reduction(graph, operator):
+        return "tn_mean_rows_s8" if operator.kind is OpKind.MEAN else "tn_pool_global_s8"
     return _BY_KIND[operator.kind]

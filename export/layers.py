@@ -14,9 +14,10 @@ import numpy.typing as npt
 from export import numerics
 from export.errors import ExportError
 from export.graph import DType, Graph, Operator, OpKind, Tensor
-from export.kernels import VIEW, kernel_of
+from export.kernels import POINTWISE, VIEW, kernel_of
 from export.numerics import quantization_of
 from export.planner import Plan
+from export.schedule import is_reduction, is_windowed, rows
 
 _C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t"}
 
@@ -82,6 +83,10 @@ class _LayerWriter:
             scratch = self._plan.scratch[self._step]
             if scratch is not None:
                 arguments.append(f"tn_arena + {scratch.offset}")
+            if is_reduction(self._graph, self._operator):
+                arguments += ["0", str(rows(self._input))]
+            elif self._kernel != POINTWISE and is_windowed(self._graph, self._operator):
+                arguments += ["0", str(rows(self._output))]
             self._call("parameters", *self._parameters(), arguments)
         title = re.sub(r"[^ -~]|\*/|/\*|\\", "?", f"{self._operator.kind.value}, {self._operator.name}")
         return LayerCode(self._prefix, title, tuple(self._arrays), tuple(self._structs), tuple(self._calls))
@@ -111,6 +116,8 @@ class _LayerWriter:
     def _parameters(self) -> tuple[str, Fields]:
         """The C type and the fields of the layer's struct."""
         match self._operator.kind:
+            case OpKind.CONV_2D if self._kernel == POINTWISE:
+                return "tn_conv_1x1_layer", self._conv_1x1()
             case OpKind.CONV_2D:
                 return "tn_conv_layer", self._conv()
             case OpKind.DEPTHWISE_CONV_2D:
@@ -122,7 +129,14 @@ class _LayerWriter:
                 return "tn_add_layer", {"elements": self._output.elements} | _fields(add)
             case OpKind.AVERAGE_POOL_2D | OpKind.MAX_POOL_2D:
                 minimum, maximum = numerics.activation_range(self._operator.activation, quantization_of(self._output))
-                return "tn_pool_layer", self._geometry() | {"minimum": minimum, "maximum": maximum}
+                clamp = {"minimum": minimum, "maximum": maximum}
+                if is_reduction(self._graph, self._operator):
+                    return "tn_pool_global_layer", self._whole_input() | clamp
+                return "tn_pool_layer", self._geometry() | clamp
+            case OpKind.MEAN if is_reduction(self._graph, self._operator):
+                mean = _fields(numerics.mean_parameters(self._graph, self._operator))
+                scaling = {name: mean[name] for name in mean if name not in ("outer", "reduced", "inner")}
+                return "tn_mean_rows_layer", self._whole_input() | scaling
             case OpKind.MEAN:
                 return "tn_mean_layer", _fields(numerics.mean_parameters(self._graph, self._operator))
             case OpKind.PAD:
@@ -143,7 +157,20 @@ class _LayerWriter:
         window = self._operator.window
         assert window is not None
         flat = (*window.kernel, *window.stride, *window.dilation, *window.padding)
-        return {"input": self._input.shape[1:], "output": self._output.shape[1:], "window": flat}
+        return self._shapes() | {"window": flat}
+
+    def _shapes(self) -> dict[str, object]:
+        """Both shapes, and the rings of tensors that exist whole."""
+        source, target = self._input, self._output
+        return {
+            "input": source.shape[1:],
+            "output": target.shape[1:],
+            "input_ring": rows(source),
+            "output_ring": rows(target),
+        }
+
+    def _whole_input(self) -> dict[str, object]:
+        return {"input": self._input.shape[1:], "input_ring": rows(self._input)}
 
     def _weights_and_bias(self) -> dict[str, object]:
         """The weights, one row per output channel, and the bias with the input's zero point folded in."""
@@ -170,6 +197,17 @@ class _LayerWriter:
             **self._geometry(),
             "groups": self._operator.groups,
             "input_zero_point": quantization_of(self._input).zero_point,
+            **self._weights_and_bias(),
+            "requantization": self._requantization(),
+        }
+
+    def _conv_1x1(self) -> Fields:
+        _, height, width, channels = self._output.shape
+        return {
+            "rows": height,
+            "columns": width,
+            "input_channels": self._input.shape[-1],
+            "output_channels": channels,
             **self._weights_and_bias(),
             "requantization": self._requantization(),
         }
@@ -205,8 +243,7 @@ class _LayerWriter:
     def _pad(self) -> Fields:
         (_, _), (top, _), (left, _), (front, _) = self._operator.pads
         return {
-            "input": self._input.shape[1:],
-            "output": self._output.shape[1:],
+            **self._shapes(),
             "top": top,
             "left": left,
             "front": front,

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from export.errors import ExportError
 from export.graph import Activation, DType, Graph, Operator, OpKind, Quantization, Tensor
+from export.schedule import is_reduction
 
 Int8Array = npt.NDArray[np.int8]
 Int32Array = npt.NDArray[np.int32]
@@ -329,7 +330,12 @@ def is_pointwise(graph: Graph, operator: Operator) -> bool:
 
 
 def scratch_bytes(graph: Graph, operator: Operator) -> int:
-    """Scratch memory of the layer's kernel: two gathered input windows for ``tn_conv_generic_s8``, else nothing."""
+    """Scratch memory of the layer's kernel.
+
+    Two gathered input windows for ``tn_conv_generic_s8``, a sum of 32 bits per channel for reductions, else nothing.
+    """
+    if is_reduction(graph, operator):
+        return graph.input_tensors(operator)[0].shape[-1] * DType.INT32.size_bytes
     if operator.kind is not OpKind.CONV_2D or is_pointwise(graph, operator):
         return 0
     weights = graph.input_tensors(operator)[1]

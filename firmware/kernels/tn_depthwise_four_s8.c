@@ -8,9 +8,9 @@ void tn_depthwise_four_s8(const tn_depthwise_row *state, uint32_t corner, int8_t
       int32_t outside = 0;
       for (uint32_t n = s.taps_above; n; n--) outside += *s.weights++;
       int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-      const int8_t *row = source, *weights = s.weights;
-      for (uint32_t rows = s.rows_inside; rows; rows--) {
-        const int8_t *tap = row;
+      const int8_t *weights = s.weights;
+      for (uint32_t rows = s.rows_inside, row = s.rows.first; rows; rows--, row = tn_next_row(&s.rows, row)) {
+        const int8_t *tap = source + row;
         for (uint32_t n = s.kernel_columns; n; n--) {
           int32_t weight = *weights++;
           s0 += tap[0] * weight;
@@ -19,7 +19,6 @@ void tn_depthwise_four_s8(const tn_depthwise_row *state, uint32_t corner, int8_t
           s3 += tap[3 * s.pixel_step] * weight;
           tap += s.tap_step;
         }
-        row += s.row_step;
       }
       s.weights = weights;
       for (uint32_t n = s.taps_below; n; n--) outside += *s.weights++;

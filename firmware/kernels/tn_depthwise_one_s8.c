@@ -9,16 +9,14 @@ void tn_depthwise_one_s8(const tn_depthwise_row *state, uint32_t corner, uint32_
     for (uint32_t m = s.multiplier; m; m--) {
       int32_t sum = *s.bias++, outside = 0;
       for (uint32_t n = s.taps_above; n; n--) outside += *s.weights++;
-      const int8_t *row = source;
-      for (uint32_t rows = s.rows_inside; rows; rows--) {
-        const int8_t *tap = row;
+      for (uint32_t rows = s.rows_inside, row = s.rows.first; rows; rows--, row = tn_next_row(&s.rows, row)) {
+        const int8_t *tap = source + row;
         for (uint32_t n = first; n; n--) outside += *s.weights++;
         for (uint32_t n = inside; n; n--) {
           sum += *tap * *s.weights++;
           tap += s.tap_step;
         }
         for (uint32_t n = right; n; n--) outside += *s.weights++;
-        row += s.row_step;
       }
       for (uint32_t n = s.taps_below; n; n--) outside += *s.weights++;
       s.scaling.multiplier = *s.multipliers++;

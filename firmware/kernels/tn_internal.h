@@ -34,6 +34,12 @@ static inline int8_t tn_clamp(int32_t value, int32_t minimum, int32_t maximum) {
   return (int8_t)value;
 }
 
+/* sum / count, halves away from zero. */
+static inline int8_t tn_average(int32_t sum, int32_t count, int32_t minimum, int32_t maximum) {
+  int32_t half = sum > 0 ? count / 2 : -(count / 2);
+  return tn_clamp((sum + half) / count, minimum, maximum);
+}
+
 /* What turns one channel's accumulators into outputs. Kernels work on a copy of the layer's parameters: a store of an
  * int8 may alias the original, which would be loaded again for every output. */
 typedef struct {
@@ -84,6 +90,23 @@ static inline tn_taps tn_clip(int32_t output, int32_t stride, int32_t padding, i
   return taps;
 }
 
+/* The input rows of one window, as offsets in bytes into a ring: the first, the way from each to the next, and what to
+ * go back by at the ring's end. Rows at a distance of the dilation fit in the ring together, if there are several. */
+typedef struct {
+  uint32_t first, step, ring;
+} tn_ring_rows;
+
+static inline tn_ring_rows tn_rows_of(const tn_taps *taps, uint32_t dilation, uint32_t ring, uint32_t row_bytes) {
+  uint32_t row = (uint32_t)taps->origin + (uint32_t)taps->first * dilation;
+  tn_ring_rows rows = {row % ring * row_bytes, dilation * row_bytes, ring * row_bytes};
+  return rows;
+}
+
+static inline uint32_t tn_next_row(const tn_ring_rows *rows, uint32_t row) {
+  row += rows->step;
+  return row >= rows->ring ? row - rows->ring : row;
+}
+
 static inline void tn_copy(int8_t *to, const int8_t *from, uint32_t bytes) {
   for (; bytes >= 4; bytes -= 4) {
     int8_t a = from[0], b = from[1], c = from[2], d = from[3];
@@ -108,12 +131,23 @@ static inline void tn_fill(int8_t *to, int8_t value, uint32_t bytes) {
   for (; bytes; bytes--) *to++ = value;
 }
 
-/* Outputs of channels [first, first + count) from windows of depth bytes: of two pixels, whose windows follow each
- * other, or of one. output points at the (first) pixel's channel 0. */
-void tn_matmul_two_s8(const tn_conv_layer *layer, uint32_t first, uint32_t count, uint32_t depth, const int8_t *input,
-                      int8_t *output);
-void tn_matmul_one_s8(const tn_conv_layer *layer, uint32_t first, uint32_t count, uint32_t depth, const int8_t *input,
-                      int8_t *output);
+/* What the convolutions of one group and of several, of one tap and of many, have in common. */
+typedef struct {
+  const int8_t *weights;
+  const int32_t *bias;
+  const tn_requantization *requantization;
+  uint32_t depth;    /* bytes of one output's window */
+  uint32_t channels; /* of the output */
+} tn_dense;
+
+/* Outputs of channels [first, first + count): of two pixels, whose windows follow each other, or of one. output points
+ * at the (first) pixel's channel 0. */
+void tn_matmul_two_s8(const tn_dense *layer, uint32_t first, uint32_t count, const int8_t *input, int8_t *output);
+void tn_matmul_one_s8(const tn_dense *layer, uint32_t first, uint32_t count, const int8_t *input, int8_t *output);
+
+/* The sums of all channels over input rows [first, first + rows), added to those before, which row 0 clears. */
+void tn_sum_rows_s8(const tn_shape *shape, uint32_t ring, const int8_t *input, int32_t *sums, uint32_t first,
+                    uint32_t rows);
 
 /* What stays the same while an output row is computed; a copy of the layer, which an int8 store may alias. */
 typedef struct {
@@ -122,7 +156,8 @@ typedef struct {
   const int8_t *shifts;
   int32_t zero_point;
   uint32_t channels, multiplier, output_channels;
-  uint32_t kernel_columns, tap_step, row_step, pixel_step;
+  uint32_t kernel_columns, tap_step, pixel_step;
+  tn_ring_rows rows;
   uint32_t rows_inside, taps_above, taps_below;
   tn_scaling scaling;
 } tn_depthwise_row;

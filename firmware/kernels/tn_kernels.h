@@ -4,10 +4,20 @@
  * checked it: kernels check nothing. export/numerics.py derives every figure in these structs and sizes the scratch
  * memory of those kernels that take some.
  *
+ * Windowed kernels (convolutions, pools, pad) compute output rows [first, first + rows). Their buffers may be rings
+ * that hold a few rows: row r lies at base + (r % ring) * bytes of a row. A buffer that holds the whole tensor has a
+ * ring of the tensor's height. A call for several rows takes whole tensors only; so does an element-wise kernel, whose
+ * layer counts the elements of one call, be they a tensor's or a row's.
+ *
+ * Reductions (the mean or average of all rows and columns) take input rows [first, first + rows) in the same way, the
+ * input being a ring or whole. Calls follow each other from row 0 to the last; the first clears the sums in scratch,
+ * which must keep their content between the calls, and the last writes the output.
+ *
+ * Scratch memory is the caller's, 4-byte aligned. No kernel reads or writes a byte outside of its buffers.
+ *
  * What the memory planner relies on:
- * - Windowed kernels (convolutions, pools, pad) compute output rows from top to bottom. While computing row y they
- * write bytes of row y only, and read only those input rows that row y's window covers. So an output row may lie on
- * input rows above its window.
+ * - Windowed kernels compute output rows from top to bottom. Once a byte of row y is written, no input row above the
+ * first one of row y's window is read any more. So an output row may lie on input rows above its window.
  * - Element-wise kernels (add, requantize) read element i of every input before they write element i, and go upwards.
  * So the output may be one of the inputs.
  * - All other kernels need their output apart from their inputs.
@@ -42,6 +52,7 @@ typedef struct {
 
 typedef struct {
   tn_shape input, output;
+  uint16_t input_ring, output_ring; /* rows that the buffers hold */
   tn_window window;
   uint16_t groups;
   int16_t input_zero_point;
@@ -51,13 +62,23 @@ typedef struct {
 } tn_conv_layer;
 
 /* scratch: 2 * kernel_rows * kernel_columns * (input channels / groups) bytes. */
-void tn_conv_generic_s8(const tn_conv_layer *layer, const int8_t *input, int8_t *output, int8_t *scratch);
+void tn_conv_generic_s8(const tn_conv_layer *layer, const int8_t *input, int8_t *output, int8_t *scratch,
+                        uint32_t first, uint32_t rows);
 
-/* Kernel 1x1, stride 1, no padding, one group. */
-void tn_conv_1x1_s8(const tn_conv_layer *layer, const int8_t *input, int8_t *output);
+/* Kernel 1x1, stride 1, no padding, one group. The pixels of one call: a tensor's, or those of one of its rows. */
+typedef struct {
+  uint32_t rows, columns;
+  uint16_t input_channels, output_channels;
+  const int8_t *weights; /* output channel, input channel */
+  const int32_t *bias;   /* folded, never null */
+  tn_requantization requantization;
+} tn_conv_1x1_layer;
+
+void tn_conv_1x1_s8(const tn_conv_1x1_layer *layer, const int8_t *input, int8_t *output);
 
 typedef struct {
   tn_shape input, output;
+  uint16_t input_ring, output_ring; /* rows that the buffers hold */
   tn_window window;
   uint16_t multiplier; /* output channels per input channel */
   int16_t input_zero_point;
@@ -66,7 +87,8 @@ typedef struct {
   tn_requantization requantization;
 } tn_depthwise_layer;
 
-void tn_depthwise_generic_s8(const tn_depthwise_layer *layer, const int8_t *input, int8_t *output);
+void tn_depthwise_generic_s8(const tn_depthwise_layer *layer, const int8_t *input, int8_t *output, uint32_t first,
+                             uint32_t rows);
 
 /* Requantization with one rounding of a 62-bit multiplier, high * 2^31 + low: acc * multiplier / 2^(31 + shift), halves
  * away from zero. LiteRT's fully connected layers multiply in double precision; this rounds to the same integers. */
@@ -102,13 +124,25 @@ void tn_add_generic_s8(const tn_add_layer *layer, const int8_t *input_a, const i
 
 typedef struct {
   tn_shape input, output;
-  tn_window window; /* dilation is 1 */
+  uint16_t input_ring, output_ring; /* rows that the buffers hold */
+  tn_window window;                 /* dilation is 1 */
   int8_t minimum, maximum;
 } tn_pool_layer;
 
 /* Padding is left out of the average. */
-void tn_pool_average_s8(const tn_pool_layer *layer, const int8_t *input, int8_t *output);
-void tn_pool_max_s8(const tn_pool_layer *layer, const int8_t *input, int8_t *output);
+void tn_pool_average_s8(const tn_pool_layer *layer, const int8_t *input, int8_t *output, uint32_t first, uint32_t rows);
+void tn_pool_max_s8(const tn_pool_layer *layer, const int8_t *input, int8_t *output, uint32_t first, uint32_t rows);
+
+/* A reduction: an average pool whose one window is the whole input. The output is [1, 1, channels]. */
+typedef struct {
+  tn_shape input;
+  uint16_t input_ring;
+  int8_t minimum, maximum;
+} tn_pool_global_layer;
+
+/* scratch: an int32 for every channel. */
+void tn_pool_global_s8(const tn_pool_global_layer *layer, const int8_t *input, int8_t *output, int8_t *scratch,
+                       uint32_t first, uint32_t rows);
 
 /* The input is [outer, reduced, inner], the output [outer, inner]. */
 typedef struct {
@@ -120,13 +154,27 @@ typedef struct {
 
 void tn_mean_generic_s8(const tn_mean_layer *layer, const int8_t *input, int8_t *output);
 
+/* A reduction: the mean over rows and columns. The output has one element for every channel. */
+typedef struct {
+  tn_shape input;
+  uint16_t input_ring;
+  int16_t input_zero_point, output_zero_point;
+  int32_t multiplier; /* includes 1 / (rows * columns) */
+  int8_t shift;
+} tn_mean_rows_layer;
+
+/* scratch: an int32 for every channel. */
+void tn_mean_rows_s8(const tn_mean_rows_layer *layer, const int8_t *input, int8_t *output, int8_t *scratch,
+                     uint32_t first, uint32_t rows);
+
 typedef struct {
   tn_shape input, output;
+  uint16_t input_ring, output_ring; /* rows that the buffers hold */
   uint16_t top, left, front; /* rows, columns and channels before the input; what follows it fills the output's shape */
   int8_t value;              /* the zero point */
 } tn_pad_layer;
 
-void tn_pad_generic_s8(const tn_pad_layer *layer, const int8_t *input, int8_t *output);
+void tn_pad_generic_s8(const tn_pad_layer *layer, const int8_t *input, int8_t *output, uint32_t first, uint32_t rows);
 
 typedef struct {
   uint32_t rows, columns; /* the softmax is over columns */

@@ -1,10 +1,10 @@
 #include "tn_internal.h"
 
-void tn_matmul_one_s8(const tn_conv_layer *layer, uint32_t first, uint32_t count, uint32_t depth, const int8_t *input,
-                      int8_t *output) {
-  tn_scaling scaling = tn_scaling_of(&layer->requantization);
-  const int32_t *multipliers = layer->requantization.multipliers;
-  const int8_t *shifts = layer->requantization.shifts, *weights = layer->weights + first * depth;
+void tn_matmul_one_s8(const tn_dense *layer, uint32_t first, uint32_t count, const int8_t *input, int8_t *output) {
+  const uint32_t depth = layer->depth;
+  tn_scaling scaling = tn_scaling_of(layer->requantization);
+  const int32_t *multipliers = layer->requantization->multipliers;
+  const int8_t *shifts = layer->requantization->shifts, *weights = layer->weights + first * depth;
   const uint32_t end = first + count;
   uint32_t channel = first;
   for (; end - channel >= 4; channel += 4) {

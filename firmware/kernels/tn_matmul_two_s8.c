@@ -1,11 +1,11 @@
 #include "tn_internal.h"
 
-void tn_matmul_two_s8(const tn_conv_layer *layer, uint32_t first, uint32_t count, uint32_t depth, const int8_t *input,
-                      int8_t *output) {
-  tn_scaling scaling = tn_scaling_of(&layer->requantization);
-  const int32_t *multipliers = layer->requantization.multipliers + first, *bias = layer->bias + first;
-  const int8_t *shifts = layer->requantization.shifts + first, *weights = layer->weights + first * depth;
-  const uint32_t channels = layer->output.channels;
+void tn_matmul_two_s8(const tn_dense *layer, uint32_t first, uint32_t count, const int8_t *input, int8_t *output) {
+  const uint32_t depth = layer->depth;
+  tn_scaling scaling = tn_scaling_of(layer->requantization);
+  const int32_t *multipliers = layer->requantization->multipliers + first, *bias = layer->bias + first;
+  const int8_t *shifts = layer->requantization->shifts + first, *weights = layer->weights + first * depth;
+  const uint32_t channels = layer->channels;
   output += first;
   for (; count >= 2; count -= 2) {
     const int8_t *x0 = input, *x1 = input + depth, *w0 = weights, *w1 = weights + depth;

@@ -1,24 +1,27 @@
 #include "tn_internal.h"
 
-void tn_pool_max_s8(const tn_pool_layer *layer, const int8_t *input, int8_t *output) {
+void tn_pool_max_s8(const tn_pool_layer *layer, const int8_t *input, int8_t *output, uint32_t first, uint32_t rows) {
   const tn_window *w = &layer->window;
-  int32_t channels = layer->input.channels, row_step = layer->input.columns * channels;
-  for (int32_t y = 0; y < layer->output.rows; y++) {
-    tn_taps rows = tn_clip(y, w->stride_rows, w->padding_top, w->kernel_rows, 1, layer->input.rows);
-    for (int32_t x = 0; x < layer->output.columns; x++) {
-      tn_taps columns = tn_clip(x, w->stride_columns, w->padding_left, w->kernel_columns, 1, layer->input.columns);
-      int32_t height = rows.last - rows.first, width = columns.last - columns.first;
-      const int8_t *corner =
-          input + (rows.origin + rows.first) * row_step + (columns.origin + columns.first) * channels;
-      for (int32_t c = 0; c < channels; c++) {
+  const uint32_t channels = layer->input.channels, row_bytes = layer->input.columns * channels;
+  const uint32_t output_columns = layer->output.columns;
+  for (uint32_t y = first; y < first + rows; y++) {
+    tn_taps inside = tn_clip((int32_t)y, w->stride_rows, w->padding_top, w->kernel_rows, 1, layer->input.rows);
+    tn_ring_rows ring = tn_rows_of(&inside, 1, layer->input_ring, row_bytes);
+    int8_t *to = output + y % layer->output_ring * output_columns * channels;
+    for (uint32_t x = 0; x < output_columns; x++) {
+      tn_taps columns =
+          tn_clip((int32_t)x, w->stride_columns, w->padding_left, w->kernel_columns, 1, layer->input.columns);
+      uint32_t height = (uint32_t)(inside.last - inside.first), width = (uint32_t)(columns.last - columns.first);
+      const int8_t *source = input + (uint32_t)(columns.origin + columns.first) * channels;
+      for (uint32_t c = 0; c < channels; c++, source++) {
         int32_t largest = INT8_MIN;
-        for (int32_t ky = 0; ky < height; ky++) {
-          const int8_t *tap = corner + ky * row_step + c;
-          for (int32_t kx = 0; kx < width; kx++, tap += channels) {
+        for (uint32_t n = height, row = ring.first; n; n--, row = tn_next_row(&ring, row)) {
+          const int8_t *tap = source + row;
+          for (uint32_t m = width; m; m--, tap += channels) {
             if (*tap > largest) largest = *tap;
           }
         }
-        *output++ = tn_clamp(largest, layer->minimum, layer->maximum);
+        *to++ = tn_clamp(largest, layer->minimum, layer->maximum);
       }
     }
   }

@@ -244,6 +244,15 @@ def average_pool(rng: np.random.Generator) -> Case:
     return _pool(rng, OpKind.AVERAGE_POOL_2D)
 
 
+def global_pool(rng: np.random.Generator) -> Case:
+    size, channels = (int(rng.integers(1, 12)), int(rng.integers(1, 12))), int(rng.integers(1, 14))
+    source = activation_tensor("input", (1, *size, channels), rng)
+    target = activation_tensor("output", (1, 1, 1, channels), rng, source.quantization)
+    whole = Window(size, tuple(int(s) for s in rng.choice([1, 2], 2)))
+    graph = single(OpKind.AVERAGE_POOL_2D, [source], [], target, activation=pick(rng, ACTIVATIONS), window=whole)
+    return graph, [int8_values(rng, source.shape)]
+
+
 def max_pool(rng: np.random.Generator) -> Case:
     return _pool(rng, OpKind.MAX_POOL_2D)
 
@@ -358,6 +367,7 @@ GENERATORS: list[tuple[Callable[[np.random.Generator], Case], int]] = [
     (fully_connected_ties, 40),
     (add, 60),
     (average_pool, 60),
+    (global_pool, 60),
     (max_pool, 60),
     (mean, 100),
     (pad, 40),

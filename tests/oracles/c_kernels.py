@@ -59,13 +59,26 @@ _WideRequantization = _struct(
         ("output_zero_point", c.c_int16),
     ],
 )
-_SPATIAL: Fields = [("input", _Shape), ("output", _Shape), ("window", _Window)]
+_RINGED: Fields = [("input", _Shape), ("output", _Shape), ("input_ring", c.c_uint16), ("output_ring", c.c_uint16)]
+_SPATIAL: Fields = [*_RINGED, ("window", _Window)]
 _Conv = _struct(
     "Conv",  # the depthwise struct has the same layout, its third field being the multiplier
     [
         *_SPATIAL,
         ("groups", c.c_uint16),
         ("input_zero_point", c.c_int16),
+        ("weights", c.c_void_p),
+        ("bias", c.c_void_p),
+        ("requantization", _Requantization),
+    ],
+)
+_Pointwise = _struct(
+    "Pointwise",
+    [
+        ("rows", c.c_uint32),
+        ("columns", c.c_uint32),
+        ("input_channels", c.c_uint16),
+        ("output_channels", c.c_uint16),
         ("weights", c.c_void_p),
         ("bias", c.c_void_p),
         ("requantization", _Requantization),
@@ -96,6 +109,18 @@ _Add = _struct(
     ],
 )
 _Pool = _struct("Pool", [*_SPATIAL, *_CLAMP])
+_PoolGlobal = _struct("PoolGlobal", [("input", _Shape), ("input_ring", c.c_uint16), *_CLAMP])
+_MeanRows = _struct(
+    "MeanRows",
+    [
+        ("input", _Shape),
+        ("input_ring", c.c_uint16),
+        ("input_zero_point", c.c_int16),
+        ("output_zero_point", c.c_int16),
+        ("multiplier", c.c_int32),
+        ("shift", c.c_int8),
+    ],
+)
 _Mean = _struct(
     "Mean",
     [
@@ -109,8 +134,7 @@ _Mean = _struct(
 _Pad = _struct(
     "Pad",
     [
-        ("input", _Shape),
-        ("output", _Shape),
+        *_RINGED,
         *((n, c.c_uint16) for n in ("top", "left", "front")),
         ("value", c.c_int8),
     ],
@@ -131,6 +155,17 @@ _Requantize = _struct(
     ],
 )
 _Affine = _struct("Affine", [("elements", c.c_uint32), ("scale", c.c_float), ("zero_point", c.c_int16)])
+
+
+_WINDOWED = (OpKind.CONV_2D, OpKind.DEPTHWISE_CONV_2D, OpKind.AVERAGE_POOL_2D, OpKind.MAX_POOL_2D, OpKind.PAD)
+_REDUCTIONS = ("tn_pool_global_s8", "tn_mean_rows_s8")
+_BY_ROW = (
+    "tn_conv_generic_s8",
+    "tn_depthwise_generic_s8",
+    "tn_pool_average_s8",
+    "tn_pool_max_s8",
+    "tn_pad_generic_s8",
+)
 
 
 class LayerRunner:
@@ -157,15 +192,10 @@ class LayerRunner:
 
     def run_overlaid(self, value: Array) -> Array:
         """A windowed layer whose output lies as far up on its input as the header allows."""
-        operator, target = self._operator, self._graph.output_tensor(self._operator)
+        target = self._graph.output_tensor(self._operator)
         row_in, row_out = value[0, 0].size, int(np.prod(target.shape[2:]))
-        distance = 0  # bytes by which the output starts below the input
-        for y in range(target.shape[1]):
-            first = y - operator.pads[1][0] if operator.kind is OpKind.PAD else 0
-            if operator.window is not None:
-                first = y * operator.window.stride[0] - operator.window.padding[0]
-            first = min(max(first, 0), value.shape[1])
-            distance = max(distance, (y + 1) * row_out - first * row_in)
+        # bytes by which the output starts below the input
+        distance = max(0, *((y + 1) * row_out - self._window_rows(y)[0] * row_in for y in range(target.shape[1])))
         memory = np.zeros(max(distance + value.size, target.elements), np.int8)
         source = memory[distance : distance + value.size]
         source[:] = value.ravel()
@@ -173,21 +203,86 @@ class LayerRunner:
         self._call([source], output)
         return output.reshape(target.shape).copy()
 
+    def run_through_rings(self, value: Array) -> Array:
+        """A windowed layer row by row: its buffers hold no more input rows than they must, and few output rows."""
+        target = self._graph.output_tensor(self._operator)
+        height = target.shape[1]
+        windows = [self._window_rows(y) for y in range(height)]
+        arrived, input_ring = 0, 1
+        for first, end in windows:
+            arrived = max(arrived, end)
+            input_ring = max(input_ring, arrived - first)
+        output_ring = 1 + height % 3
+        source = np.full((input_ring, *value.shape[2:]), 99, np.int8)
+        ring = np.full((output_ring, *target.shape[2:]), 99, np.int8)
+        result = np.empty(target.shape, np.int8)
+        name, layer = self._layer(input_ring, output_ring, row=True)
+        scratch, arrived = self._scratch(), 0
+        for y, (_, end) in enumerate(windows):
+            for row in range(arrived, end):
+                source[row % input_ring] = value[0, row]
+            arrived = max(arrived, end)
+            if name == "tn_conv_1x1_s8":
+                self._invoke(name, layer, [source[y % input_ring]], ring[y % output_ring], scratch)
+            else:
+                self._invoke(name, layer, [source], ring, scratch, y, 1)
+            result[0, y] = ring[y % output_ring]
+        return result
+
+    def run_reduction_by_rows(self, value: Array) -> Array:
+        """A reduction whose input rows come one at a time, into a ring of one or two rows."""
+        target, height = self._graph.output_tensor(self._operator), value.shape[1]
+        input_ring = 1 + height % 2
+        source = np.full((input_ring, *value.shape[2:]), 99, np.int8)
+        output = np.full(target.shape, 99, np.int8)
+        name, layer = self._layer(input_ring, row=True)
+        scratch = self._scratch()
+        for y in range(height):
+            source[y % input_ring] = value[0, y]
+            self._invoke(name, layer, [source], output, scratch, y, 1)
+            source[y % input_ring] = 99
+        return output
+
+    def _window_rows(self, y: int) -> tuple[int, int]:
+        """The input rows that output row ``y`` reads, as a range; an empty one where it reads padding only."""
+        operator = self._operator
+        height = self._graph.input_tensors(operator)[0].shape[1]
+        first, reach = y, 1
+        if operator.kind is OpKind.PAD:
+            first = y - operator.pads[1][0]
+        elif operator.window is not None:
+            first = y * operator.window.stride[0] - operator.window.padding[0]
+            reach = (operator.window.kernel[0] - 1) * operator.window.dilation[0] + 1
+        return min(max(first, 0), height), min(max(first + reach, 0), height)
+
+    def _scratch(self) -> Array:
+        return np.full(numerics.scratch_bytes(self._graph, self._operator), 99, np.int8)
+
     def _call(self, inputs: list[Array], output: Array) -> None:
+        """The layer in one call."""
         operator = self._operator
         if operator.kind is OpKind.CONCATENATION:
             self._concatenate(inputs, output)
             return
-        name, layer = self._layer()
+        source, target = self._graph.input_tensors(operator)[0], self._graph.output_tensor(operator)
+        heights = [tensor.shape[1] if len(tensor.shape) > 1 else 1 for tensor in (source, target)]
+        name, layer = self._layer(*heights)
+        if name in _REDUCTIONS:
+            self._invoke(name, layer, inputs, output, self._scratch(), 0, heights[0])
+        elif name in _BY_ROW:
+            self._invoke(name, layer, inputs, output, self._scratch(), 0, heights[1])
+        else:
+            self._invoke(name, layer, inputs, output, self._scratch())
+
+    def _invoke(self, name: str, layer: Any, inputs: list[Array], output: Array, scratch: Array, *rows: int) -> None:
         arguments = [
             c.byref(layer),
             *(c.c_void_p(value.ctypes.data) for value in inputs),
             c.c_void_p(output.ctypes.data),
         ]
-        scratch = np.empty(numerics.scratch_bytes(self._graph, operator), np.int8)
         if scratch.size:
             arguments.append(c.c_void_p(scratch.ctypes.data))
-        getattr(self._library, name)(*arguments)
+        getattr(self._library, name)(*arguments, *map(c.c_uint32, rows))
 
     def _concatenate(self, inputs: list[Array], output: Array) -> None:
         (axis,) = self._operator.axes
@@ -205,12 +300,13 @@ class LayerRunner:
         self._keep.append(np.ascontiguousarray(values))
         return int(self._keep[-1].ctypes.data)
 
-    def _layer(self) -> tuple[str, Any]:
+    def _layer(self, input_ring: int, output_ring: int = 1, *, row: bool = False) -> tuple[str, Any]:
+        """The kernel and its struct: for whole tensors, or with ``row`` for calls of one row each."""
         graph, operator = self._graph, self._operator
         kind = operator.kind
         source, target = graph.input_tensors(operator)[0], graph.output_tensor(operator)
         if kind in (OpKind.CONV_2D, OpKind.DEPTHWISE_CONV_2D):
-            return self._conv(operator, source, target)
+            return self._conv(operator, source, target, (input_ring, output_ring), row)
         if kind is OpKind.FULLY_CONNECTED:
             weights, bias = self._weights_and_bias(operator, source)
             wide = numerics.fully_connected_requantization(graph, operator)
@@ -245,9 +341,14 @@ class LayerRunner:
         if kind in (OpKind.AVERAGE_POOL_2D, OpKind.MAX_POOL_2D):
             name = "tn_pool_average_s8" if kind is OpKind.AVERAGE_POOL_2D else "tn_pool_max_s8"
             clamp = numerics.activation_range(operator.activation, _quantization(target))
-            return name, _Pool(_shape(source), _shape(target), _window(operator), *clamp)
+            if is_global(graph):
+                return "tn_pool_global_s8", _PoolGlobal(_shape(source), input_ring, *clamp)
+            return name, _Pool(_shape(source), _shape(target), input_ring, output_ring, _window(operator), *clamp)
         if kind is OpKind.MEAN:
             mean = numerics.mean_parameters(graph, operator)
+            if is_global(graph):
+                scaling = (mean.input_zero_point, mean.output_zero_point, mean.multiplier, mean.shift)
+                return "tn_mean_rows_s8", _MeanRows(_shape(source), input_ring, *scaling)
             layer = _Mean(
                 mean.outer,
                 mean.reduced,
@@ -260,7 +361,8 @@ class LayerRunner:
             return "tn_mean_generic_s8", layer
         if kind is OpKind.PAD:
             before = [amount for amount, _ in operator.pads[1:]]
-            return "tn_pad_generic_s8", _Pad(_shape(source), _shape(target), *before, _quantization(source).zero_point)
+            shapes = (_shape(source), _shape(target), input_ring, output_ring)
+            return "tn_pad_generic_s8", _Pad(*shapes, *before, _quantization(source).zero_point)
         if kind is OpKind.SOFTMAX:
             exps = numerics.softmax_exps(_quantization(source).scale, operator.beta)
             columns = source.shape[-1]
@@ -285,7 +387,9 @@ class LayerRunner:
         )
         return "tn_requantize_generic_s8", layer
 
-    def _conv(self, operator: Operator, source: Tensor, target: Tensor) -> tuple[str, Any]:
+    def _conv(
+        self, operator: Operator, source: Tensor, target: Tensor, rings: tuple[int, int], row: bool
+    ) -> tuple[str, Any]:
         weights, bias = self._weights_and_bias(operator, source)
         r = numerics.conv_requantization(self._graph, operator)
         requantization = _Requantization(
@@ -293,12 +397,24 @@ class LayerRunner:
         )
         if operator.kind is OpKind.DEPTHWISE_CONV_2D:
             name, third = "tn_depthwise_generic_s8", target.shape[3] // source.shape[3]
+        elif numerics.is_pointwise(self._graph, operator):
+            _, height, width, channels = target.shape
+            layer = _Pointwise(
+                1 if row else height,
+                width,
+                source.shape[3],
+                channels,
+                self._pointer(weights),
+                self._pointer(bias),
+                requantization,
+            )
+            return "tn_conv_1x1_s8", layer
         else:
-            pointwise = numerics.is_pointwise(self._graph, operator)
-            name, third = "tn_conv_1x1_s8" if pointwise else "tn_conv_generic_s8", operator.groups
+            name, third = "tn_conv_generic_s8", operator.groups
         layer = _Conv(
             _shape(source),
             _shape(target),
+            *rings,
             _window(operator),
             third,
             _quantization(source).zero_point,
@@ -335,18 +451,33 @@ def _window(operator: Operator) -> Any:
     return _Window(*window.kernel, *window.stride, *window.dilation, *window.padding)
 
 
-_WINDOWED = (OpKind.CONV_2D, OpKind.DEPTHWISE_CONV_2D, OpKind.AVERAGE_POOL_2D, OpKind.MAX_POOL_2D, OpKind.PAD)
+def is_global(graph: Graph) -> bool:
+    """Whether the layer averages over all rows and columns."""
+    (operator,) = graph.operators
+    source, target = graph.input_tensors(operator)[0], graph.output_tensor(operator)
+    if operator.kind is OpKind.MEAN:
+        return len(source.shape) == 4 and operator.axes == (1, 2)
+    window = operator.window
+    if operator.kind is not OpKind.AVERAGE_POOL_2D or window is None:
+        return False
+    return window.kernel == source.shape[1:3] and window.padding == (0, 0) and target.shape[1:3] == (1, 1)
 
 
 def run_cases(library: c.CDLL, cases: list[tuple[Graph, list[Array]]]) -> list[dict[str, Array]]:
-    """For each case its output by the way in which memory was laid out: "apart", and "overlaid" where allowed."""
+    """For each case its output by the way in which memory was laid out.
+
+    "apart"; "overlaid" where the planner may do that; and "by rows" for layers that can be streamed.
+    """
     results = []
     for graph, inputs in cases:
         runner = LayerRunner(library, graph)
         (operator,) = graph.operators
         result = {"apart": runner.run(inputs)}
-        if operator.kind in _WINDOWED:
+        if is_global(graph):
+            result["by rows"] = runner.run_reduction_by_rows(inputs[0])
+        elif operator.kind in _WINDOWED:
             result["overlaid"] = runner.run_overlaid(inputs[0])
+            result["by rows"] = runner.run_through_rings(inputs[0])
         elif operator.kind is OpKind.ADD:
             result["overlaid"] = runner.run_in_place(inputs[0], inputs[1])
         elif operator.kind in (OpKind.RELU, OpKind.RELU6) or (

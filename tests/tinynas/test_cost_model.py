@@ -54,8 +54,9 @@ def scaled(model: CostModel, seed: int) -> CostModel:
 
 
 def all_kernels() -> set[str]:
-    """Every kernel that a layer can be given to; convolutions and quantizations choose between two."""
+    """Every kernel that a layer can be given to; some operators choose between two."""
     chosen = {"tn_conv_1x1_s8", "tn_conv_generic_s8", "tn_quantize_float_s8", "tn_requantize_generic_s8"}
+    chosen |= {"tn_mean_rows_s8", "tn_pool_global_s8"}
     return chosen | set(kernels._BY_KIND.values())
 
 
