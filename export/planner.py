@@ -72,10 +72,10 @@ class Plan:
     """The schedule: layer indices. Each entry runs one unit of the layer: all of it, or a streamed layer's next row.
     INPUT_ROW stands for the arrival of a streamed input's next row."""
     buffers: tuple[Buffer, ...]
-    scratch: tuple[Buffer | None, ...]
-    """The scratch memory of each layer; the layers of one segment may share it."""
-    counters: Buffer | None
-    """One uint16 for each streamed layer, in the order of `streamed_layers`: the next row that it computes."""
+    scratch_at: tuple[int | None, ...]
+    """Of each layer, which of the buffers is its scratch memory; the layers of one segment may share it."""
+    counters_at: int | None
+    """Which of the buffers holds one uint16 for each of `streamed_layers`: the next row that it computes."""
     arena_bytes: int
     lower_bound_bytes: int
     """The most bytes that must coexist at one time: no placement of this schedule can need less."""
@@ -92,6 +92,16 @@ class Plan:
         """The buffer that holds ``tensor``."""
         root = dict(self.storage)[tensor]
         return next(buffer for buffer in self.buffers if buffer.tensor == root)
+
+    @property
+    def scratch(self) -> tuple[Buffer | None, ...]:
+        """The scratch memory of each layer."""
+        return tuple(None if at is None else self.buffers[at] for at in self.scratch_at)
+
+    @property
+    def counters(self) -> Buffer | None:
+        """The streamed layers' row counters."""
+        return None if self.counters_at is None else self.buffers[self.counters_at]
 
     @property
     def streamed_layers(self) -> tuple[int, ...]:
@@ -112,7 +122,7 @@ def plan(graph: Graph, instruction_set: InstructionSet = "generic", *, stream_in
             f"the input of '{graph.name}' cannot be streamed: its first layer '{graph.operators[0].name}' "
             "needs it whole; compile without --stream-input"
         )
-    choices = dict.fromkeys([choose_cuts(graph, scratch, stream_input=stream_input), layer_by_layer(graph)][-1:])
+    choices = dict.fromkeys([choose_cuts(graph, scratch, stream_input=stream_input), layer_by_layer(graph)])
     plans = [_Planning(graph, instruction_set, scratch, cuts, stream_input).run() for cuts in choices]
     return min(plans, key=lambda planned: planned.arena_bytes)
 
@@ -206,8 +216,8 @@ class _Planning:
             segments=tuple(self._segments),
             order=tuple(self._order),
             buffers=buffers,
-            scratch=tuple(None if at is None else buffers[at] for at in scratch_at),
-            counters=None if counters_at is None else buffers[counters_at],
+            scratch_at=tuple(scratch_at),
+            counters_at=counters_at,
             arena_bytes=arena,
             lower_bound_bytes=int(alive.max()),
             peak_step=self._position[peak],

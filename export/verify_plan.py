@@ -55,12 +55,12 @@ class _Replay:
             raise PlanError("the segments do not cover every layer once and in order")
         streams = {layer: segment for segment in self._plan.segments for layer in segment.operators if segment.streamed}
         order = self._plan.order
-        if self._plan.counters is not None:
-            self._write_bytes(self._plan.counters, self._counters)
         for index in self._graph.inputs:
             self._begin(index, self._height(index))
             if _INPUT_ROW not in order:
                 self._write_all(index)
+        if self._plan.counters is not None:  # cleared when an inference starts, with its input in place
+            self._write_bytes(self._plan.counters, self._counters)
         for layer in order:
             if layer == _INPUT_ROW:
                 self._write(self._graph.inputs[0], self._received)
@@ -192,6 +192,8 @@ class _Replay:
                 own = self._sums[layer] = self._new_tags(1)
                 self._write_bytes(scratch, own)
         target = operator.outputs[0]
+        for source in self._graph.activations_in(operator):
+            self._split_into_rows(source)
         self._begin(target, self._height(target))
         total = self._height(operator.inputs[0]) if lasting else self._rows[target]
         if unit >= total:

@@ -14,6 +14,8 @@ from export.errors import PlanError
 from export.graph import Activation, Graph, Operator, OpKind
 from export.planner import Buffer, Plan, plan
 from export.reader import read_tflite
+from export.schedule import is_streamable
+from export.segments import layer_by_layer
 from export.verify_plan import verify_plan
 from tests.export.graph_builder import GraphBuilder
 from tinynas.lower import lower
@@ -59,12 +61,12 @@ def test_convolution_has_scratch_for_two_windows() -> None:
     assert arena(builder.finish(output)) == 10 * 8 * 4 + 2 * 8 * 4 + 2 * 3 * 3 * 4
 
 
-def test_residual_addition_is_in_place() -> None:
-    """The first value, the branch, and the row that its pointwise layer needs: never three whole tensors."""
+def test_residual_branch_is_one_row() -> None:
+    """Streamed: the first value, over which the sum goes as it comes, one row of the branch, and two counters."""
     builder = GraphBuilder((1, 10, 8, 4))
     branch = builder.conv(builder.input, 4)
     output = builder.add(builder.input, branch)
-    assert arena(builder.finish(output)) == 2 * 10 * 8 * 4
+    assert arena(builder.finish(output)) == 10 * 8 * 4 + 8 * 4 + 4
 
 
 def test_relu_and_requantization_are_in_place() -> None:
@@ -82,11 +84,58 @@ def test_reshape_is_a_view() -> None:
     assert planned.buffer_of(graph.operators[0].outputs[0]) == planned.buffer_of(graph.inputs[0])
 
 
-def test_concatenation_needs_its_inputs_and_its_output() -> None:
+def test_concatenation_over_rows_needs_its_inputs_and_its_output() -> None:
     builder = GraphBuilder((1, 4, 4, 4))
     pooled = builder.pool(builder.input, (3, 3), (1, 1), maximum=True)
-    output = builder.concatenate([builder.input, pooled])
+    output = builder.concatenate([builder.input, pooled], 1)
     assert arena(builder.finish(output)) == 64 + 64 + 128
+
+
+def test_concatenation_of_channels_is_streamed() -> None:
+    """The output, a row of the branch and the counters; the input goes as the output comes, two rows at a time."""
+    builder = GraphBuilder((1, 8, 4, 4))
+    branch = builder.conv(builder.input, 4)
+    output = builder.concatenate([builder.input, branch])
+    assert arena(builder.finish(output)) == 8 * 4 * 8 + 4 * 4 + 4 * 4 + 4
+
+
+def test_a_stream_of_bottlenecks_needs_rows_instead_of_maps() -> None:
+    """Two inverted bottlenecks on 32 × 32: the wide tensors are three rows and one row each."""
+    builder = GraphBuilder((1, 32, 32, 8))
+    value = builder.input
+    for _ in range(2):
+        value = builder.add(value, builder.conv(builder.depthwise(builder.conv(value, 48)), 8))
+    planned = plan(builder.finish(value))
+    verify_plan(planned)
+    wide_rows = 32 * 48 * (3 + 1)
+    assert planned.arena_bytes < 32 * 32 * 8 + 2 * wide_rows + 8 * 32 * 8
+    assert {b.ring_rows for b in planned.buffers if b.name.startswith("depthwise")} == {1}
+
+
+def test_streamed_input_is_a_ring() -> None:
+    builder = GraphBuilder((1, 64, 16, 3))
+    output = builder.conv(builder.conv(builder.input, 8, (3, 3), (2, 2)), 8)
+    planned = plan(builder.finish(output), stream_input=True)
+    verify_plan(planned)
+    assert planned.buffer_of(builder.input).ring_rows == 3
+    assert planned.order.count(-1) == 64
+    assert planned.arena_bytes < 64 * 16 * 3
+
+
+def test_input_of_a_layer_that_needs_it_whole_is_not_streamed() -> None:
+    builder = GraphBuilder((1, 10))
+    graph = builder.finish(builder.fully_connected(builder.input, 4))
+    with pytest.raises(PlanError, match="fully_connected_0' needs it whole"):
+        plan(graph, stream_input=True)
+
+
+def test_no_plan_is_larger_than_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = [random_candidate("mobilenet", seed) for seed in range(20)]
+    streamed = [plan(graph).arena_bytes for graph in graphs]
+    monkeypatch.setattr("export.planner.choose_cuts", lambda graph, scratch, stream_input: layer_by_layer(graph))
+    whole = [plan(graph).arena_bytes for graph in graphs]
+    assert all(a <= b for a, b in zip(streamed, whole, strict=True))
+    assert sum(streamed) < 0.7 * sum(whole)
 
 
 def test_fully_connected_layers_alternate() -> None:
@@ -98,16 +147,16 @@ def test_fully_connected_layers_alternate() -> None:
 
 
 def test_a_value_that_is_read_later_is_not_overwritten() -> None:
-    """The input is added at the end, so the depthwise layer may not work in place."""
+    """The input is added over rows, so the depthwise layer may not work in place."""
     builder = GraphBuilder((1, 10, 8, 4))
-    output = builder.add(builder.input, builder.depthwise(builder.input))
-    assert arena(builder.finish(output)) == 2 * 10 * 8 * 4
+    output = builder.concatenate([builder.input, builder.depthwise(builder.input)], 1)
+    assert arena(builder.finish(output)) == 4 * 10 * 8 * 4
 
 
 def test_an_output_is_not_overwritten_by_a_later_layer() -> None:
     """The second layer's output is read by nobody, yet it may not lie on the first's, which the caller reads."""
     builder = GraphBuilder((1, 4, 4, 4))
-    first = builder.elementwise(OpKind.RELU, builder.input)
+    first = builder.reshape(builder.input, (1, 64))
     builder.elementwise(OpKind.RELU, first)
     assert arena(builder.finish(first)) == 2 * 64
 
@@ -117,7 +166,7 @@ def test_float_input_is_counted_in_bytes() -> None:
     assert arena(builder.finish(builder.entry)) == 4 * 10 + 12
 
 
-@pytest.mark.parametrize(("name", "limit"), [("vww", 40_000), ("ic", 36_000), ("kws", 12_500), ("ad", 900)])
+@pytest.mark.parametrize(("name", "limit"), [("vww", 30_000), ("ic", 16_000), ("kws", 8_500), ("ad", 900)])
 def test_reference_models(references: Path, name: str, limit: int) -> None:
     """TensorFlow Lite Micro needs 100,708, 54,996, 22,820 and 2,580 bytes."""
     assert arena(read_tflite(references / "models" / f"{name}.tflite")) <= limit
@@ -141,7 +190,7 @@ def test_candidates_are_planned_well(space_name: str) -> None:
         verify_plan(planned)
         assert planned.arena_bytes >= planned.lower_bound_bytes
         ratios.append(planned.arena_bytes / planned.lower_bound_bytes)
-    assert median(ratios) <= 1.1
+    assert median(ratios) <= 1.02
 
 
 def test_planning_is_deterministic() -> None:
@@ -155,79 +204,152 @@ def test_planning_is_deterministic() -> None:
 def survives(planned: Plan) -> bool:
     """Whether every byte that a kernel reads is still the one that was written for it, and lies inside the arena.
 
-    Goes through the kernels' loops: windowed layers row by row, element-wise ones byte by byte, the others at once.
-    All but the element-wise ones may read again after they have written within one piece (pixels are computed in pairs
-    and fours, some twice). A byte's content is a serial number that no other byte of any value has.
+    Follows the schedule through the kernels' loops: windowed layers and reductions row by row, element-wise ones
+    element by element, the others at once. All but the element-wise ones may read again after they have written within
+    one piece (pixels are computed in blocks). A byte's content is a serial number that no other byte of any value has.
     """
-    graph = planned.graph
-    memory = np.full(planned.arena_bytes, -1, np.int64)  # for each byte, the serial number of the value that it holds
-    base: dict[int, int] = {buffer.tensor: buffer.offset for buffer in planned.buffers if buffer.tensor is not None}
-    serial: dict[int, int] = {}
-    scratch = {buffer.first_step: buffer for buffer in planned.buffers if buffer.tensor is None}
     if any(b.offset < 0 or b.offset + b.size_bytes > planned.arena_bytes for b in planned.buffers):
         return False
-    issued = 0
+    return _Memory(planned).survives()
 
-    def begin(tensor: int) -> None:
-        nonlocal issued
-        serial[tensor] = issued
-        issued += graph.tensors[tensor].size_bytes
 
-    def write(tensor: int, where: np.ndarray) -> None:
-        memory[base[tensor] + where] = serial[tensor] + where
+class _Memory:
+    SCRATCH, COUNTERS = -2, -3
 
-    def intact(tensor: int, where: np.ndarray) -> bool:
-        return bool(np.all(memory[base[tensor] + where] == serial[tensor] + where))
+    def __init__(self, planned: Plan) -> None:
+        self.planned, self.graph = planned, planned.graph
+        self.memory = np.full(planned.arena_bytes, -1, np.int64)  # for each byte, the serial number of what it holds
+        self.serial: dict[int, int] = {}
+        self.issued = 0
 
-    def everything(tensor: int) -> np.ndarray:
-        return np.arange(graph.tensors[tensor].size_bytes)
+    def begin(self, tensor: int) -> None:
+        if tensor not in self.serial:
+            self.serial[tensor] = self.issued
+            self.issued += self.graph.tensors[tensor].size_bytes
 
-    for tensor in graph.inputs:
-        begin(tensor)
-        write(tensor, everything(tensor))
-    for step, operator in enumerate(graph.operators):
-        sources, target = graph.activations_in(operator), operator.outputs[0]
+    def place(self, tensor: int, where: np.ndarray) -> np.ndarray:
+        buffer = self.planned.buffer_of(tensor)
+        if buffer.ring_rows is None:
+            return buffer.offset + where
+        shape = self.graph.tensors[tensor]
+        row_bytes = shape.size_bytes // shape.shape[1]
+        return buffer.offset + where // row_bytes % buffer.ring_rows * row_bytes + where % row_bytes
+
+    def write(self, tensor: int, where: np.ndarray) -> None:
+        self.memory[self.place(tensor, where)] = self.serial[tensor] + where
+
+    def intact(self, tensor: int, where: np.ndarray) -> bool:
+        if tensor not in self.serial:
+            return not where.size  # a row of padding needs nothing
+        return bool(np.all(self.memory[self.place(tensor, where)] == self.serial[tensor] + where))
+
+    def everything(self, tensor: int) -> np.ndarray:
+        return np.arange(self.graph.tensors[tensor].size_bytes)
+
+    def survives(self) -> bool:
+        graph, planned = self.graph, self.planned
+        streamed_input = -1 in planned.order
+        for tensor in graph.inputs:
+            self.begin(tensor)
+            if not streamed_input:
+                self.write(tensor, self.everything(tensor))
+        if planned.counters is not None:
+            self.fill(planned.counters, self.COUNTERS)
+        units = {layer: iter(accesses(graph, operator)) for layer, operator in enumerate(graph.operators)}
+        arrivals = iter(np.split(self.everything(graph.inputs[0]), graph.tensors[graph.inputs[0]].shape[1]))
+        for layer in planned.order:
+            if layer == -1:
+                self.write(graph.inputs[0], next(arrivals))
+                continue
+            streamed = layer in planned.streamed_layers
+            if streamed and not self.holds(planned.counters, self.COUNTERS):
+                return False
+            for pieces in [next(units[layer])] if streamed else units[layer]:
+                if not self.run(layer, pieces):
+                    return False
+        return all(self.intact(tensor, self.everything(tensor)) for tensor in graph.outputs)
+
+    def fill(self, buffer: Buffer, value: int) -> None:
+        self.memory[buffer.offset : buffer.offset + buffer.size_bytes] = value
+
+    def holds(self, buffer: Buffer, value: int) -> bool:
+        return bool(np.all(self.memory[buffer.offset : buffer.offset + buffer.size_bytes] == value))
+
+    def run(self, layer: int, pieces: list[Piece]) -> bool:
+        """One unit of a layer."""
+        operator = self.graph.operators[layer]
+        sources, target = self.graph.activations_in(operator), operator.outputs[0]
         if operator.kind is OpKind.RESHAPE:
-            base[target], serial[target] = base[sources[0]], serial[sources[0]]
-            continue
-        begin(target)
-        for reads, writes in accesses(graph, operator):
-            if step in scratch:  # what is gathered there lives until the pixels have been computed
-                held = scratch[step]
-                memory[held.offset : held.offset + held.size_bytes] = -2
-            if not all(intact(source, where) for source, where in zip(sources, reads, strict=True)):
+            self.serial[target] = self.serial[sources[0]]
+            return True
+        scratch = self.planned.scratch[layer]
+        sums = self.SCRATCH - 2 - layer if is_mean(self.graph, operator) else None
+        self.begin(target)
+        for reads, writes, is_first in pieces:
+            if scratch is not None and (sums is None or is_first):
+                self.fill(scratch, sums or self.SCRATCH)
+            if not all(self.intact(source, where) for source, where in zip(sources, reads, strict=True)):
                 return False
-            write(target, writes)
-            if step in scratch and np.any(memory[held.offset : held.offset + held.size_bytes] != -2):
+            if scratch is not None and not self.holds(scratch, sums or self.SCRATCH):
                 return False
-            if operator.kind not in ELEMENTWISE and not all(
-                intact(source, where) for source, where in zip(sources, reads, strict=True)
-            ):
+            self.write(target, writes)
+            if operator.kind in ELEMENTWISE or sums is not None:
+                continue
+            if scratch is not None and not self.holds(scratch, self.SCRATCH):
                 return False
-    return all(intact(tensor, everything(tensor)) for tensor in graph.outputs)
+            if not all(self.intact(source, where) for source, where in zip(sources, reads, strict=True)):
+                return False
+        return True
 
 
 ELEMENTWISE = (OpKind.ADD, OpKind.RELU, OpKind.RELU6, OpKind.QUANTIZE)
 
+Piece = tuple[list[np.ndarray], np.ndarray, bool]
+"""The bytes read of each input, the bytes then written, and whether it is the layer's first piece."""
 
-def accesses(graph: Graph, operator: Operator) -> list[tuple[list[np.ndarray], np.ndarray]]:
-    """The bytes read of each input and then written, piece by piece in the kernel's order."""
+
+def is_mean(graph: Graph, operator: Operator) -> bool:
+    """Whether the layer adds up rows: a mean over the map, or a pool with one output that covers it."""
+    source, target = graph.input_tensors(operator)[0], graph.output_tensor(operator)
+    if operator.kind is OpKind.MEAN:
+        return len(source.shape) == 4 and set(operator.axes) == {1, 2}
+    window = operator.window
+    return (
+        operator.kind is OpKind.AVERAGE_POOL_2D and window.kernel == source.shape[1:3] and target.shape[1:3] == (1, 1)
+    )
+
+
+def accesses(graph: Graph, operator: Operator) -> list[list[Piece]]:
+    """Unit by unit, the bytes read of each input and then written, piece by piece in the kernel's order."""
     sources = [graph.tensors[index] for index in graph.activations_in(operator)]
     target = graph.output_tensor(operator)
+    nothing = np.arange(0)
     if operator.kind in ELEMENTWISE:
-        size = sources[0].dtype.size_bytes
-        return [([np.arange(size * i, size * (i + 1)) for _ in sources], np.array([i])) for i in range(target.elements)]
+        size, rows = sources[0].dtype.size_bytes, target.shape[1] if len(target.shape) == 4 else 1
+        elements = [
+            ([np.arange(size * i, size * (i + 1)) for _ in sources], np.array([i]), i == 0)
+            for i in range(target.elements)
+        ]
+        width = len(elements) // rows
+        return [elements[width * row : width * (row + 1)] for row in range(rows)]
+    if is_mean(graph, operator):
+        rows = np.split(np.arange(sources[0].elements), sources[0].shape[1])
+        last = len(rows) - 1
+        return [[([row], np.arange(target.elements) if y == last else nothing, y == 0)] for y, row in enumerate(rows)]
+    if operator.kind is OpKind.CONCATENATION and operator.axes[0] > 1:
+        rows_in = [np.split(np.arange(source.elements), source.shape[1]) for source in sources]
+        rows_out = np.split(np.arange(target.elements), target.shape[1])
+        return [[([rows[y] for rows in rows_in], row, y == 0)] for y, row in enumerate(rows_out)]
     if operator.window is None and operator.kind is not OpKind.PAD:
-        return [([np.arange(source.size_bytes) for source in sources], np.arange(target.size_bytes))]
+        return [[([np.arange(source.size_bytes) for source in sources], np.arange(target.size_bytes), True)]]
     (source,) = sources
     pixels_in = np.arange(source.elements).reshape(source.shape[1:])
     pixels_out = np.arange(target.elements).reshape(target.shape[1:])
-    pieces = []
-    for y in range(target.shape[1]):
-        rows = rows_of_window(operator, y, source.shape[1])
-        # Within a row the order is the kernel's own (pairs, fours, some pixels twice): the row is one piece.
-        pieces.append(([pixels_in[rows].ravel()], pixels_out[y].ravel()))
-    return pieces
+    # Within a row the order is the kernel's own (blocks of pixels, some of them twice): the row is one piece.
+    return [
+        [([pixels_in[rows_of_window(operator, y, source.shape[1])].ravel()], pixels_out[y].ravel(), y == 0)]
+        for y in range(target.shape[1])
+    ]
 
 
 def rows_of_window(operator: Operator, y: int, height: int) -> list[int]:
@@ -285,11 +407,18 @@ def moved(planned: Plan, position: int, offset: int) -> Plan:
     return dataclasses.replace(planned, buffers=tuple(buffers), arena_bytes=max(planned.arena_bytes, end))
 
 
-def test_plans_survive_the_kernels() -> None:
-    for seed in range(60):
-        planned = plan(random_graph(seed))
+@pytest.mark.parametrize("stream_input", [False, True])
+def test_plans_survive_the_kernels(stream_input: bool) -> None:
+    streamed = 0
+    for seed in range(80):
+        graph = random_graph(seed)
+        if stream_input and not is_streamable(graph, graph.operators[0]):
+            continue
+        planned = plan(graph, stream_input=stream_input)
         verify_plan(planned)
         assert survives(planned), seed
+        streamed += bool(planned.streamed_layers)
+    assert streamed > 30
 
 
 def test_verifier_accepts_no_harmful_plan() -> None:
