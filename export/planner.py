@@ -122,9 +122,14 @@ def plan(graph: Graph, instruction_set: InstructionSet = "generic", *, stream_in
             f"the input of '{graph.name}' cannot be streamed: its first layer '{graph.operators[0].name}' "
             "needs it whole; compile without --stream-input"
         )
-    choices = dict.fromkeys([choose_cuts(graph, scratch, stream_input=stream_input), layer_by_layer(graph)])
-    plans = [_Planning(graph, instruction_set, scratch, cuts, stream_input).run() for cuts in choices]
-    return min(plans, key=lambda planned: planned.arena_bytes)
+    best: Plan | None = None
+    for cuts in (choose_cuts(graph, scratch, stream_input=stream_input), layer_by_layer(graph)):
+        planning = _Planning(graph, instruction_set, scratch, cuts, stream_input)
+        if best is None or planning.lower_bound_bytes < best.arena_bytes:
+            planned = planning.run()
+            best = planned if best is None or planned.arena_bytes < best.arena_bytes else best
+    assert best is not None
+    return best
 
 
 class _Planning:
@@ -152,6 +157,19 @@ class _Planning:
         for index, tick in enumerate(self._ticks):
             by_layer.setdefault(tick.layer, []).append(index)
         self._ticks_of = {layer: np.array(ticks, np.int64) for layer, ticks in by_layer.items()}
+        self._roots, self._occupants = self._tensors()
+        self._names = [graph.tensors[root].name for root in self._roots]
+        self._scratch_at, names, occupants = self._scratch_memory(len(self._occupants))
+        self._names += names
+        self._occupants += occupants
+        end = len(self._ticks)
+        streamed = sum(len(segment.operators) for segment in self._segments if segment.streamed)
+        self._counters_at = len(self._occupants) if streamed else None
+        if streamed:
+            self._names.append("row counters")
+            self._occupants.append(Occupant(streamed * _COUNTER_BYTES, -1, end))
+        self._alive = bytes_alive(self._occupants, end + 2)
+        self.lower_bound_bytes = int(self._alive.max())
 
     def _add_segment(self, cut: range, stream_input: bool) -> None:
         graph = self._graph
@@ -182,21 +200,8 @@ class _Planning:
                 self._ring[root] = held
 
     def run(self) -> Plan:
-        graph = self._graph
-        roots, occupants = self._tensors()
-        names = [graph.tensors[root].name for root in roots]
-        scratch_at, extra_names, extra = self._scratch_memory(len(occupants))
-        names += extra_names
-        occupants += extra
-        last = len(self._ticks)
-        counters_at = None
-        streamed = sum(len(segment.operators) for segment in self._segments if segment.streamed)
-        if streamed:
-            counters_at = len(occupants)
-            names.append("row counters")
-            occupants.append(Occupant(streamed * _COUNTER_BYTES, -1, last))
-        alive = bytes_alive(occupants, last + 2)
-        offsets, arena = place(occupants, alive)
+        graph, roots, names, occupants = self._graph, self._roots, self._names, self._occupants
+        offsets, arena = place(occupants, self._alive)
         buffers = tuple(
             Buffer(
                 name,
@@ -209,20 +214,21 @@ class _Planning:
             )
             for i, (name, occupant) in enumerate(zip(names, occupants, strict=True))
         )
-        peak = int(alive[1:-1].argmax())
+        alive = self._alive[1:-1]
+        peak = int(alive.argmax())
         return Plan(
             graph=graph,
             instruction_set=self._instruction_set,
             segments=tuple(self._segments),
             order=tuple(self._order),
             buffers=buffers,
-            scratch_at=tuple(scratch_at),
-            counters_at=counters_at,
+            scratch_at=tuple(self._scratch_at),
+            counters_at=self._counters_at,
             arena_bytes=arena,
-            lower_bound_bytes=int(alive.max()),
+            lower_bound_bytes=self.lower_bound_bytes,
             peak_step=self._position[peak],
             alive_at_peak=self._alive_at(peak, names, occupants),
-            alive_bytes=tuple(self._alive_per_step(alive[1:-1])),
+            alive_bytes=tuple(self._alive_per_step(alive)),
             storage=tuple(self._storage.items()),
         )
 
