@@ -22,6 +22,7 @@ from typing import Self
 import serial
 
 from devices.board import Measurement
+from devices.cycle_costs import cycle_costs
 from devices.errors import DeviceError
 from devices.firmware import FirmwareImage, build_cycle_counter, read_symbols
 from devices.profile import DeviceProfile, device_names, load_profile
@@ -30,12 +31,6 @@ from devices.protocol import SerialSession, open_port
 QEMU = "qemu-system-arm"
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
-
-CYCLE_COSTS = {
-    # Arm DDI0439 chapter 3.3.1, with a taken branch refilling the pipeline in two cycles.
-    "cortex-m4": {"load": 1, "pair": 1, "multiple": 1, "taken": 2, "divide": 5, "float_divide": 13},
-}
-"""What an instruction costs beyond one cycle, by core; the names are explained in ``firmware/emulator/tn_cycles.c``."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +58,11 @@ class EmulatedBoard:
                 f"the device {profile.name} has no emulated board; connect one with --board serial:PORT or choose a "
                 f"device with an emulator: {known}"
             )
-        if profile.core not in CYCLE_COSTS:
-            raise DeviceError(f"the emulator has no cycle model for the core {profile.core} of {profile.name} yet")
         if shutil.which(QEMU) is None:
             raise DeviceError(f"the emulator {QEMU} was not found; install qemu-system-arm, or run make setup")
         self.name = f"emulator:{profile.emulator.machine}"
         self._profile = profile
+        self._costs = cycle_costs(profile.core)
         self._machine = profile.emulator.machine
         self._image: FirmwareImage | None = None
         self._session: SerialSession | None = None
@@ -202,7 +196,7 @@ class EmulatedBoard:
             f"invoke={start:x}-{start + size:x}",
             f"handlers={handlers}",
             "layers=" + ":".join(f"{address:x}" for address in layers),
-            *(f"{name}={cost}" for name, cost in CYCLE_COSTS[self._profile.core].items()),
+            *(f"{name}={cost:.2f}" for name, cost in self._costs.by_name().items()),
         ]
 
     def _read_counts(self) -> list[InferenceCount]:

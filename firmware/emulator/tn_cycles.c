@@ -1,23 +1,35 @@
 /* A QEMU plugin that counts the instructions and zero-wait cycles of every inference, layer by layer.
  *
  *   -plugin tn_cycles.so,output=FILE,invoke=START-END,layers=ADDRESS:ADDRESS:...[,handlers=START-END]
- *           [,load=1][,pair=1][,multiple=1][,taken=2][,divide=5][,float_divide=13]
+ *           [,instruction=1][,load=1][,next_load=0] and so on for each cost below
  *
  * Addresses are hexadecimal. After each completed tn_model_invoke one line is appended to FILE:
  *
  *   total_instructions total_cycles instructions:cycles instructions:cycles ...
  *
- * An instruction costs one cycle (IT none: it is folded), and on top of that
- *   load          once for each run of back-to-back single loads,
- *   pair          for LDRD, STRD and a single FP load or store,
- *   multiple      for each register of LDM, STM, PUSH, POP and their FP kin,
- *   taken         for each taken branch,
- *   divide        for SDIV and UDIV, float_divide for VDIV and VSQRT.
- * The costs are those of a Cortex-M4 unless given (Arm DDI0439, chapter 3.3.1).
+ * Costs are cycles, with up to two decimals. An instruction costs
+ *   instruction      each of them, but IT, which is folded,
+ * and on top of that
+ *   load             a single load that does not follow another one,
+ *   next_load        one that does,
+ *   store            a single store,
+ *   pair             LDRD, STRD and a single FP load or store,
+ *   multiple         each register of LDM, STM, PUSH, POP and their FP kin,
+ *   taken            each taken branch,
+ *   call, pop_pc     BL, and POP with the PC among its registers, beyond what makes them taken branches,
+ *   multiply         MUL,
+ *   accumulate       MLA and MLS,
+ *   long_multiply    SMULL and UMULL,
+ *   long_accumulate  SMLAL and UMLAL,
+ *   divide           SDIV and UDIV,
+ *   float_divide     VDIV and VSQRT,
+ *   vector           a vector instruction after one of the same kind, memory or arithmetic, which it cannot overlap.
+ * LE and LETP cost loop, in place of instruction and taken. Unless given, the costs are those of a Cortex-M4 (Arm
+ * DDI0439, chapter 3.3.1).
  *
  * Costs are summed per translation block when QEMU translates it. Whether a branch was taken is seen from where the
- * next block starts. QEMU may cut a block anywhere (a timer, a page's end); a run of loads across a cut counts once, so
- * the figures depend on the program alone. Interrupt handlers are left out.
+ * next block starts. QEMU may cut a block anywhere (a timer, a page's end); what follows a cut costs what it would
+ * without it, so the figures depend on the program alone. Interrupt handlers are left out.
  *
  * QEMU 7.2 ships no header for plugins: what is used of its interface, version 1, is declared here. */
 #define _GNU_SOURCE
@@ -54,29 +66,60 @@ typedef struct {
 } range;
 
 typedef struct {
-  uint64_t instructions, cycles;
+  uint64_t instructions;
+  int64_t cost; /* costs are kept in hundredths of a cycle */
 } count;
 
 typedef enum { PLAIN, ENTRY, INVOKE, LAYER, HANDLER } block_kind;
 
-typedef struct {
-  uint64_t start, end;
-  uint32_t instructions, cycles;
-  block_kind kind;
-  int layer; /* of a LAYER */
-  bool first_is_load, last_is_load;
-} block;
-
-typedef enum { OTHER, SINGLE_LOAD } instruction_kind;
+/* What matters to the cost of the instruction after it. */
+typedef enum { OTHER, LOAD, VECTOR_MEMORY, VECTOR_ARITHMETIC, LOOP_END } instruction_kind;
 
 typedef struct {
   instruction_kind kind;
-  uint32_t cycles; /* without what a run of loads adds */
+  int64_t cost; /* without what the instruction before it adds */
 } instruction_cost;
 
-static struct {
-  uint32_t load, pair, multiple, taken, divide, float_divide;
-} costs = {.load = 1, .pair = 1, .multiple = 1, .taken = 2, .divide = 5, .float_divide = 13};
+typedef struct {
+  uint64_t start, end;
+  uint32_t instructions;
+  int64_t cost; /* as if it came after a branch */
+  block_kind kind;
+  int layer; /* of a LAYER */
+  instruction_kind first, last;
+} block;
+
+typedef enum {
+  INSTRUCTION,
+  LOAD_COST,
+  NEXT_LOAD,
+  STORE,
+  PAIR,
+  MULTIPLE,
+  TAKEN,
+  CALL,
+  POP_PC,
+  MULTIPLY,
+  ACCUMULATE,
+  LONG_MULTIPLY,
+  LONG_ACCUMULATE,
+  DIVIDE,
+  FLOAT_DIVIDE,
+  VECTOR,
+  LOOP,
+  COSTS
+} cost_name;
+
+static const char *const cost_names[COSTS] = {
+    "instruction",     "load",   "next_load",    "store",    "pair",       "multiple",
+    "taken",           "call",   "pop_pc",       "multiply", "accumulate", "long_multiply",
+    "long_accumulate", "divide", "float_divide", "vector",   "loop",
+};
+
+static int64_t costs[COSTS] = {
+    [INSTRUCTION] = 100, [LOAD_COST] = 100, [PAIR] = 100,          [MULTIPLE] = 100,
+    [TAKEN] = 200,       [DIVIDE] = 500,    [FLOAT_DIVIDE] = 1300, [LOOP] = 100,
+};
 
 static FILE *output;
 static range invoke, handlers;
@@ -88,42 +131,90 @@ static count *current; /* what is being counted; NULL outside an inference */
 static const block *previous;
 
 static instruction_cost cost_of_narrow(uint16_t code) {
-  if ((code & 0xFF00u) == 0xBF00u && (code & 0x000Fu)) return (instruction_cost){OTHER, 0}; /* IT */
-  bool load = (code & 0xF800u) == 0x4800u ||                                                /* literal */
-              ((code & 0xF000u) == 0x5000u && (code >> 9 & 7u) >= 3u) ||                    /* register offset */
-              ((code & 0xE000u) == 0x6000u && code & 0x0800u) || /* word and byte, immediate offset */
-              ((code & 0xE000u) == 0x8000u && code & 0x0800u);   /* halfword; from the stack */
-  if (load) return (instruction_cost){SINGLE_LOAD, 1};
-  uint32_t registers = 0;
-  if ((code & 0xF600u) == 0xB400u) registers = (uint32_t)__builtin_popcount(code & 0x1FFu); /* PUSH, POP */
-  if ((code & 0xF000u) == 0xC000u) registers = (uint32_t)__builtin_popcount(code & 0x0FFu); /* STM, LDM */
-  return (instruction_cost){OTHER, 1 + registers * costs.multiple};
+  instruction_cost cost = {OTHER, costs[INSTRUCTION]};
+  if ((code & 0xFF00u) == 0xBF00u && (code & 0x000Fu)) { /* IT */
+    cost.cost = 0;
+  } else if ((code & 0xF800u) == 0x4800u) { /* literal */
+    cost.kind = LOAD;
+  } else if ((code & 0xF000u) == 0x5000u) { /* register offset */
+    if ((code >> 9 & 7u) >= 3u) {
+      cost.kind = LOAD;
+    } else {
+      cost.cost += costs[STORE];
+    }
+  } else if ((code & 0xE000u) == 0x6000u || (code & 0xE000u) == 0x8000u) { /* immediate offset; from the stack */
+    if (code & 0x0800u) {
+      cost.kind = LOAD;
+    } else {
+      cost.cost += costs[STORE];
+    }
+  } else if ((code & 0xF600u) == 0xB400u) { /* PUSH, POP */
+    cost.cost += __builtin_popcount(code & 0x1FFu) * costs[MULTIPLE];
+    if ((code & 0xFF00u) == 0xBD00u) cost.cost += costs[POP_PC];
+  } else if ((code & 0xF000u) == 0xC000u) { /* STM, LDM */
+    cost.cost += __builtin_popcount(code & 0x0FFu) * costs[MULTIPLE];
+  } else if ((code & 0xFFC0u) == 0x4340u) {
+    cost.cost += costs[MULTIPLY];
+  }
+  return cost;
+}
+
+static int64_t multiply_cost(uint16_t first, uint16_t second) {
+  bool plain = (second & 0x00F0u) == 0;
+  if ((first & 0xFFF0u) == 0xFB00u) return costs[plain && second >> 12 == 15u ? MULTIPLY : ACCUMULATE];
+  if ((first & 0xFFD0u) == 0xFB80u && plain) return costs[LONG_MULTIPLY];
+  if ((first & 0xFFD0u) == 0xFBC0u && plain) return costs[LONG_ACCUMULATE];
+  if ((first & 0xFFD0u) == 0xFB90u && (second & 0x00F0u) == 0x00F0u) return costs[DIVIDE];
+  return 0;
+}
+
+static int64_t float_cost(uint16_t first, uint16_t second) {
+  if ((first & 0xFE00u) == 0xEC00u) {
+    if ((first & 0x0120u) == 0x0100u) return costs[PAIR];                              /* VLDR, VSTR */
+    if (first & 0x0180u || first & 0x0020u) return (second & 0xFFu) * costs[MULTIPLE]; /* VLDM, VSTM, VPUSH, VPOP */
+  }
+  if ((first & 0xFFB0u) == 0xEE80u && (second & 0x0050u) == 0) return costs[FLOAT_DIVIDE];       /* VDIV */
+  if ((first & 0xFFBFu) == 0xEEB1u && (second & 0x00D0u) == 0x00C0u) return costs[FLOAT_DIVIDE]; /* VSQRT */
+  return 0;
 }
 
 static instruction_cost cost_of_wide(uint16_t first, uint16_t second) {
-  instruction_cost cost = {OTHER, 1};
+  instruction_cost cost = {OTHER, costs[INSTRUCTION]};
   if ((first & 0xFE00u) == 0xF800u) {
-    if (first & 0x0010u) cost.kind = SINGLE_LOAD;
-  } else if ((first & 0xFE40u) == 0xE800u) { /* LDM, STM, wide PUSH and POP */
-    cost.cycles += (uint32_t)__builtin_popcount(second) * costs.multiple;
-  } else if ((first & 0xFFF0u) == 0xE8D0u && (second & 0xFFE0u) == 0xF000u) { /* TBB, TBH read their table */
-    cost.kind = SINGLE_LOAD;
-  } else if ((first & 0xFE40u) == 0xE840u) { /* LDRD, STRD, exclusives */
-    cost.cycles += costs.pair;
-  } else if ((first & 0xFE00u) == 0xEC00u && (second & 0x0E00u) == 0x0A00u) {
-    if ((first & 0x0120u) == 0x0100u) { /* VLDR, VSTR */
-      cost.cycles += costs.pair;
-    } else if (first & 0x0180u || first & 0x0020u) { /* VLDM, VSTM, VPUSH, VPOP */
-      cost.cycles += (second & 0xFFu) * costs.multiple;
+    if (first & 0x0010u) {
+      cost.kind = LOAD;
+    } else {
+      cost.cost += costs[STORE];
     }
-  } else if ((first & 0xFFB0u) == 0xEE80u && (second & 0x0E50u) == 0x0A00u) { /* VDIV */
-    cost.cycles += costs.float_divide;
-  } else if ((first & 0xFFBFu) == 0xEEB1u && (second & 0x0ED0u) == 0x0AC0u) { /* VSQRT */
-    cost.cycles += costs.float_divide;
-  } else if ((first & 0xFFD0u) == 0xFB90u && (second & 0x00F0u) == 0x00F0u) { /* SDIV, UDIV */
-    cost.cycles += costs.divide;
+  } else if ((first & 0xFE40u) == 0xE800u) { /* LDM, STM, wide PUSH and POP */
+    cost.cost += __builtin_popcount(second) * costs[MULTIPLE];
+    if (first == 0xE8BDu && second & 0x8000u) cost.cost += costs[POP_PC];
+  } else if ((first & 0xFFF0u) == 0xE8D0u && (second & 0xFFE0u) == 0xF000u) { /* TBB, TBH read their table */
+    cost.kind = LOAD;
+  } else if ((first & 0xFE40u) == 0xE840u) { /* LDRD, STRD, exclusives */
+    cost.cost += costs[PAIR];
+  } else if ((first & 0xFF00u) == 0xFB00u) {
+    cost.cost += multiply_cost(first, second);
+  } else if ((first & 0xFFCFu) == 0xF00Fu && (second & 0xF001u) == 0xC001u) { /* LE, LETP */
+    cost = (instruction_cost){LOOP_END, costs[LOOP]};
+  } else if ((first & 0xF800u) == 0xF000u && (second & 0xD000u) == 0xD000u) { /* BL */
+    cost.cost += costs[CALL];
+  } else if ((first & 0xEC00u) == 0xEC00u && (second & 0x0E00u) == 0x0A00u && (first & 0xEF00u) != 0xEF00u) {
+    cost.cost += float_cost(first, second);
+  } else if ((first & 0xFFBFu) == 0xFE31u && (second & 0x1FFFu) == 0x0F4Du) { /* VPST */
+  } else if ((first & 0xEE00u) == 0xEC00u && (second & 0x0E00u) == 0x0E00u) {
+    cost.kind = VECTOR_MEMORY;
+  } else if ((first & 0xEF00u) == 0xEF00u || ((first & 0xEF00u) == 0xEE00u && (second & 0x0E00u) == 0x0E00u)) {
+    cost.kind = VECTOR_ARITHMETIC;
   }
   return cost;
+}
+
+/* What an instruction costs for the one before it. */
+static int64_t cost_after(instruction_kind before, instruction_kind kind) {
+  if (kind == LOAD) return costs[before == LOAD ? NEXT_LOAD : LOAD_COST];
+  if (kind == VECTOR_MEMORY || kind == VECTOR_ARITHMETIC) return before == kind ? costs[VECTOR] : 0;
+  return 0;
 }
 
 /* Adds what an instruction costs and returns its size. The size comes from the encoding: for the last instruction of a
@@ -167,15 +258,17 @@ static void begin_inference(void) {
   previous = NULL;
 }
 
+static int64_t cycles(count c) { return (c.cost + 50) / 100; }
+
 static void end_inference(void) {
   count total = invoke_count;
   for (int i = 0; i < layers; ++i) {
     total.instructions += layer_count[i].instructions;
-    total.cycles += layer_count[i].cycles;
+    total.cost += layer_count[i].cost;
   }
-  fprintf(output, "%" PRIu64 " %" PRIu64, total.instructions, total.cycles);
+  fprintf(output, "%" PRIu64 " %" PRId64, total.instructions, cycles(total));
   for (int i = 0; i < layers; ++i) {
-    fprintf(output, " %" PRIu64 ":%" PRIu64, layer_count[i].instructions, layer_count[i].cycles);
+    fprintf(output, " %" PRIu64 ":%" PRId64, layer_count[i].instructions, cycles(layer_count[i]));
   }
   fputc('\n', output);
   if (fflush(output)) {
@@ -195,10 +288,10 @@ static void executed(unsigned vcpu, void *data) {
   }
   if (previous) {
     /* The step from block to block belongs to where control came from. */
-    if (b->start != previous->end) {
-      current->cycles += costs.taken;
-    } else if (previous->last_is_load && b->first_is_load) {
-      current->cycles -= costs.load;
+    if (b->start == previous->end) {
+      current->cost += cost_after(previous->last, b->first) - cost_after(OTHER, b->first);
+    } else if (previous->last != LOOP_END) {
+      current->cost += costs[TAKEN];
     }
   }
   if (b->kind == INVOKE) {
@@ -212,7 +305,7 @@ static void executed(unsigned vcpu, void *data) {
     }
   }
   current->instructions += b->instructions;
-  current->cycles += b->cycles;
+  current->cost += b->cost;
   previous = b;
 }
 
@@ -226,16 +319,13 @@ static void translated(uint64_t id, struct qemu_plugin_tb *tb) {
   }
   b->start = b->end = qemu_plugin_tb_vaddr(tb);
   b->instructions = (uint32_t)qemu_plugin_tb_n_insns(tb);
-  bool in_run = false;
   for (uint32_t i = 0; i < b->instructions; ++i) {
     instruction_cost cost;
     b->end += decode(qemu_plugin_tb_get_insn(tb, i), &cost);
-    bool load = cost.kind == SINGLE_LOAD;
-    b->cycles += cost.cycles + (load && !in_run ? costs.load : 0);
-    in_run = load;
-    if (i == 0) b->first_is_load = load;
+    b->cost += cost.cost + cost_after(b->last, cost.kind);
+    b->last = cost.kind;
+    if (i == 0) b->first = cost.kind;
   }
-  b->last_is_load = in_run;
   classify(b);
   qemu_plugin_register_vcpu_tb_exec_cb(tb, executed, QEMU_PLUGIN_CB_NO_REGS, b);
 }
@@ -256,20 +346,23 @@ static bool parse_layers(const char *text) {
   return false;
 }
 
-static bool parse_cost(const char *text, uint32_t *cost) { return sscanf(text, "%" SCNu32, cost) == 1; }
+static bool parse_cost(const char *name, const char *value) {
+  double cost;
+  if (sscanf(value, "%lf", &cost) != 1 || cost < 0 || cost > 1000) return false;
+  for (int i = 0; i < COSTS; ++i) {
+    if (strcmp(name, cost_names[i])) continue;
+    costs[i] = (int64_t)(cost * 100 + 0.5);
+    return true;
+  }
+  return false;
+}
 
 static bool parse_argument(const char *name, const char *value) {
   if (!strcmp(name, "output")) return (output = fopen(value, "a")) != NULL;
   if (!strcmp(name, "invoke")) return parse_range(value, &invoke);
   if (!strcmp(name, "handlers")) return parse_range(value, &handlers);
   if (!strcmp(name, "layers")) return parse_layers(value);
-  if (!strcmp(name, "load")) return parse_cost(value, &costs.load);
-  if (!strcmp(name, "pair")) return parse_cost(value, &costs.pair);
-  if (!strcmp(name, "multiple")) return parse_cost(value, &costs.multiple);
-  if (!strcmp(name, "taken")) return parse_cost(value, &costs.taken);
-  if (!strcmp(name, "divide")) return parse_cost(value, &costs.divide);
-  if (!strcmp(name, "float_divide")) return parse_cost(value, &costs.float_divide);
-  return false;
+  return parse_cost(name, value);
 }
 
 EXPORT int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv) {

@@ -19,4 +19,14 @@ void board_put(uint8_t byte);
 /* The UART's receive interrupt: hands each byte to platform_received while there is room. */
 void board_uart_handler(void);
 
+/* The clock behind platform_ticks: a counter of core clocks from 0 to TN_TIMER_MASK. At each wrap it raises an
+ * interrupt that ends in platform_tick_handler; timer_wrap_pending tells whether one is still due. systick.c is the one
+ * of all cores but those without a SysTick. */
+#define TN_TIMER_MASK 0xFFFFFFu
+
+void board_timer_handler(void);
+void timer_start(void);
+uint32_t timer_count(void);
+int timer_wrap_pending(void);
+
 #endif

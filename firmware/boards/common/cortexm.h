@@ -1,4 +1,5 @@
-/* The few registers of the Cortex-M system space that are used (Armv7-M Architecture Reference Manual, B3). */
+/* The few registers of the Cortex-M system space that are used (Armv7-M Architecture Reference Manual, B3;
+ * SCB_CCR_LOB: Armv8-M Architecture Reference Manual). */
 #ifndef CORTEXM_H
 #define CORTEXM_H
 
@@ -14,6 +15,7 @@
 #define SCB_ICSR TN_REGISTER(0xE000ED04u)
 #define SCB_VTOR TN_REGISTER(0xE000ED08u)
 #define SCB_AIRCR TN_REGISTER(0xE000ED0Cu)
+#define SCB_CCR TN_REGISTER(0xE000ED14u)
 #define SCB_CPACR TN_REGISTER(0xE000ED88u)
 
 #define SYST_CSR_ENABLE 1u
@@ -21,6 +23,7 @@
 #define SYST_CSR_CLKSOURCE 4u
 #define SCB_ICSR_PENDSTSET (1u << 26)
 #define SCB_AIRCR_SYSRESETREQ 0x05FA0004u
+#define SCB_CCR_LOB (1u << 19)
 #define SCB_CPACR_FPU (0xFu << 20)
 
 #endif

@@ -1,16 +1,12 @@
-/* The platform on a Cortex-M: bytes come by interrupt into a ring, time comes from SysTick.
- *
- * SysTick counts core clocks exactly as DWT's CYCCNT does, but exists on every core and in the emulator, and goes on
- * while the core sleeps. So what is tested on the emulator is what runs on the part. It wraps every 2^24 ticks; an
- * interrupt counts the wraps, at a cost of some 30 cycles in 16 million. */
+/* The platform on a Cortex-M: bytes come by interrupt into a ring, time comes from a 24-bit counter of core clocks. An
+ * interrupt counts its wraps, at a cost of some 30 cycles in 16 million. */
 #include "platform.h"
 
 #include "board.h"
-#include "board_interrupt.h"
+#include "board_config.h"
 #include "cortexm.h"
 
 #define RING_BYTES 128u /* a power of two, more than the longest command */
-#define TICK_MASK 0xFFFFFFu
 #define UART_INTERRUPT_BIT (1u << (TN_UART_INTERRUPT % 32))
 #define PAUSE_LOOPS 150u /* some 1,500 cycles: less than a byte takes at 115,200 baud and 25 MHz */
 #define POLLS_BEFORE_SLEEP 20u
@@ -56,21 +52,18 @@ TN_HANDLER void platform_tick_handler(void) { ++tick_wraps; }
 
 void platform_start(void) {
   board_start();
-  SYST_RVR = TICK_MASK;
-  SYST_CVR = 0;
-  SYST_CSR = SYST_CSR_ENABLE | SYST_CSR_TICKINT | SYST_CSR_CLKSOURCE;
+  timer_start();
   polling = 1;
   interrupt_from_now();
 }
 
 uint64_t platform_ticks(void) {
-  uint32_t wraps, value, pending;
+  uint32_t wraps, count;
   do {
     wraps = tick_wraps;
-    value = SYST_CVR;
-    pending = SCB_ICSR & SCB_ICSR_PENDSTSET;
-  } while (wraps != tick_wraps || pending);
-  return ((uint64_t)wraps << 24) + (TICK_MASK - value);
+    count = timer_count();
+  } while (timer_wrap_pending() || wraps != tick_wraps);
+  return (uint64_t)wraps * (TN_TIMER_MASK + 1u) + count;
 }
 
 uint32_t platform_ticks_per_second(void) { return board_clock_hz(); }

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "board.h"
-#include "board_interrupt.h"
+#include "board_config.h"
 #include "cortexm.h"
 #include "platform.h"
 
@@ -15,9 +15,16 @@ void tn_fault(void);
 extern const uintptr_t tn_vectors[];
 
 void tn_reset(void) {
+#ifdef __ARM_FP /* the vector extension's registers are the FPU's */
   SCB_CPACR |= SCB_CPACR_FPU;
+#endif
+#ifdef __ARM_FEATURE_MVE
+  SCB_CCR |= SCB_CCR_LOB; /* loops without a branch per round */
+#endif
   __asm volatile("dsb\n isb" ::: "memory");
+#ifndef __ARM_ARCH_6M__ /* whose vectors are at address 0 */
   SCB_VTOR = (uint32_t)(uintptr_t)tn_vectors;
+#endif
   memcpy(tn_data_start, tn_data_load, (size_t)((char *)tn_data_end - (char *)tn_data_start));
   memset(tn_bss_start, 0, (size_t)((char *)tn_bss_end - (char *)tn_bss_start));
   main();
@@ -38,13 +45,14 @@ __attribute__((naked)) void tn_fault(void) {
   __asm volatile(
       "ldr r0, =tn_stack_top\n"
       "msr msp, r0\n"
-      "b report_fault\n"
+      "ldr r0, =report_fault\n"
+      "bx r0\n"
       ".ltorg");
 }
 
 #define VECTOR(function) (uintptr_t) function
 
-__attribute__((section(".isr_vector"), used)) const uintptr_t tn_vectors[16 + TN_UART_INTERRUPT + 1] = {
+__attribute__((section(".isr_vector"), used)) const uintptr_t tn_vectors[] = {
     [0] = VECTOR(tn_stack_top),
     [1] = VECTOR(tn_reset),
     [2] = VECTOR(tn_fault),
@@ -52,8 +60,12 @@ __attribute__((section(".isr_vector"), used)) const uintptr_t tn_vectors[16 + TN
     [4] = VECTOR(tn_fault),
     [5] = VECTOR(tn_fault),
     [6] = VECTOR(tn_fault),
+    [7] = VECTOR(tn_fault),
     [11] = VECTOR(tn_fault),
     [14] = VECTOR(tn_fault),
     [15] = VECTOR(platform_tick_handler),
     [16 + TN_UART_INTERRUPT] = VECTOR(board_uart_handler),
+#ifdef TN_TIMER_INTERRUPT /* no SysTick */
+    [16 + TN_TIMER_INTERRUPT] = VECTOR(board_timer_handler),
+#endif
 };

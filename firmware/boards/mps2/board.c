@@ -1,14 +1,16 @@
-/* Arm MPS2, AN386: 25 MHz, CMSDK UART 0 (Arm DAI0386, DDI0479). */
+/* Arm MPS2 and MPS3 images: a CMSDK UART (Arm DDI0479), whose place the image decides. */
 #include "board.h"
+
+#include <board_config.h> /* not the one beside this file, if the board has its own */
 
 #include "cortexm.h"
 #include "platform.h"
 
-#define UART_DATA TN_REGISTER(0x40004000u)
-#define UART_STATE TN_REGISTER(0x40004004u)
-#define UART_CTRL TN_REGISTER(0x40004008u)
-#define UART_INTCLEAR TN_REGISTER(0x4000400Cu)
-#define UART_BAUDDIV TN_REGISTER(0x40004010u)
+#define UART_DATA TN_REGISTER(TN_UART_ADDRESS)
+#define UART_STATE TN_REGISTER(TN_UART_ADDRESS + 0x04u)
+#define UART_CTRL TN_REGISTER(TN_UART_ADDRESS + 0x08u)
+#define UART_INTCLEAR TN_REGISTER(TN_UART_ADDRESS + 0x0Cu)
+#define UART_BAUDDIV TN_REGISTER(TN_UART_ADDRESS + 0x10u)
 
 #define UART_STATE_TX_FULL (1u << 0)
 #define UART_STATE_RX_FULL (1u << 1)
@@ -18,15 +20,14 @@
 #define UART_CTRL_RX_INTERRUPT (1u << 3)
 #define UART_INTCLEAR_RX (1u << 1)
 
-#define CLOCK_HZ 25000000u
 #define BAUD 115200u
 
 void board_start(void) {
-  UART_BAUDDIV = CLOCK_HZ / BAUD;
+  UART_BAUDDIV = (TN_UART_CLOCK_HZ + BAUD / 2u) / BAUD;
   UART_CTRL = UART_CTRL_TX | UART_CTRL_RX | UART_CTRL_RX_INTERRUPT;
 }
 
-uint32_t board_clock_hz(void) { return CLOCK_HZ; }
+uint32_t board_clock_hz(void) { return TN_CLOCK_HZ; }
 
 void board_put(uint8_t byte) {
   while (UART_STATE & UART_STATE_TX_FULL) {

@@ -1,0 +1,2 @@
+FAMILY := mps2
+CPU_FLAGS := -mcpu=cortex-m3 -mthumb -mfloat-abi=soft

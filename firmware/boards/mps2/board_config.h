@@ -1,0 +1,10 @@
+/* The AN385, AN386 and AN500 images (Arm DAI0385, DAI0386, DAI0500). */
+#ifndef BOARD_CONFIG_H
+#define BOARD_CONFIG_H
+
+#define TN_CLOCK_HZ 25000000u
+#define TN_UART_ADDRESS 0x40004000u /* UART 0 */
+#define TN_UART_CLOCK_HZ TN_CLOCK_HZ
+#define TN_UART_INTERRUPT 0 /* UART 0, receive */
+
+#endif

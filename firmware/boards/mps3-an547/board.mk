@@ -1,0 +1,2 @@
+FAMILY := mps2
+CPU_FLAGS := -mcpu=cortex-m55 -mthumb -mfloat-abi=hard

@@ -1,6 +1,0 @@
-#ifndef BOARD_INTERRUPT_H
-#define BOARD_INTERRUPT_H
-
-#define TN_UART_INTERRUPT 37 /* USART1 */
-
-#endif
