@@ -137,7 +137,7 @@ def _fold(graph: Graph, operator: Operator, interval: Interval) -> _Fold:
     added = np.abs(rows.astype(np.int64).sum(axis=(1, 2)) * np.where(foldable, offsets, 0)).sum(axis=1)
     if np.any(np.abs(_bias(graph, operator)) + added > np.iinfo(np.int32).max):
         foldable = foldable & (offsets == 0)
-    return _Fold(rows.any(axis=(1, 2)), foldable)
+    return _Fold(np.asarray(rows.any(axis=(1, 2))), foldable)
 
 
 def _bias(graph: Graph, operator: Operator) -> IntArray:
