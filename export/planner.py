@@ -109,12 +109,14 @@ class Plan:
         return tuple(layer for segment in self.segments if segment.streamed for layer in segment.operators)
 
 
-def plan(graph: Graph, instruction_set: InstructionSet = "generic", *, stream_input: bool = False) -> Plan:
+def plan(
+    graph: Graph, instruction_set: InstructionSet = "generic", *, stream_input: bool = False, streams: bool = True
+) -> Plan:
     """Cut ``graph`` into segments and assign an offset to every buffer. Deterministic.
 
     The plan with the best cuts is never larger than the one that runs layer by layer, because both are tried. With
     ``stream_input`` the input arrives row by row while the network runs, and need not exist whole. Raises PlanError
-    when its first layer cannot work that way.
+    when its first layer cannot work that way. Without ``streams`` every layer runs whole, for comparison.
     """
     scratch = [generic_scratch_bytes(graph, operator) for operator in graph.operators]
     if stream_input and not is_streamable(graph, graph.operators[0]):
@@ -123,7 +125,8 @@ def plan(graph: Graph, instruction_set: InstructionSet = "generic", *, stream_in
             "needs it whole; compile without --stream-input"
         )
     best: Plan | None = None
-    for cuts in (choose_cuts(graph, scratch, stream_input=stream_input), layer_by_layer(graph)):
+    choices = [choose_cuts(graph, scratch, stream_input=stream_input)] if streams else []
+    for cuts in (*choices, layer_by_layer(graph)):
         planning = _Planning(graph, instruction_set, scratch, cuts, stream_input)
         if best is None or planning.lower_bound_bytes < best.arena_bytes:
             planned = planning.run()
