@@ -133,7 +133,7 @@ def model(home: Path, model_bytes: bytes) -> Path:
 @pytest.fixture
 def large_model(home: Path) -> Path:
     """An int8 model that fits no stm32f405."""
-    space, shape = load_space("mobilenet"), (192, 192, 3)
+    space, shape = load_space("mobilenet"), (224, 224, 3)
     architecture = space.sample(random.Random(0), shape)
     (home / "large.tflite").write_bytes(write_tflite(with_random_weights(lower(architecture, space, shape, 10))))
     return Path("large.tflite")

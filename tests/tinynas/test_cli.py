@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import serial
 
-from devices.profile import device_names
+from devices.profile import device_names, load_profile
 from tests.devices.toy_models import need
 from tests.tinynas.conftest import Tinynas, finish
 from tinynas.commands import boards
@@ -124,7 +124,12 @@ def test_check_of_a_model_that_does_not_fit(tinynas: Tinynas, large_model: Path)
     assert not checked["fits"]
     assert "SRAM" in checked["reasons"][0]
     assert "exceeds the limit of" in checked["reasons"][0]
-    assert "alive" in checked["reasons"][-1]
+    peak = checked["reasons"][-1]
+    fullest = max(checked["layers"], key=lambda layer: layer["alive_bytes"])
+    assert f"at layer '{fullest['name']}': {fullest['alive_bytes']:,} B ('" in peak
+    needed = checked["sram_bytes"] + load_profile("stm32f405").reserved.sram_bytes
+    assert f"the smallest SRAM that would do is {needed:,} B" in peak
+    assert "'nrf52840' has 262,144 B" in peak
     assert tinynas("check", large_model).code == 0
     assert "does not fit on stm32f405: SRAM" in tinynas("compile", large_model, "-o", "c").error
     assert not Path("c").exists()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from devices.profile import DeviceProfile, load_profile
+from devices.profile import DeviceProfile, device_names, load_profile
 from export.bundle import write_bundle
 from export.codegen import generate
 from export.flash import flash_bytes
 from export.graph import Graph, Operator, macs
 from export.planner import Plan, plan
 from export.reader import read_tflite
+from export.streams import INPUT_ROW
 from export.verify_plan import verify_plan
 from tinynas.architecture import Architecture
 from tinynas.candidate import total_macs
@@ -49,7 +50,7 @@ def check_plan(planned: Plan, profile: DeviceProfile) -> dict[str, Any]:
     )
     reasons = [str(violation) for violation in Limits.for_device(profile, {}).violations(costs)]
     if reasons:
-        reasons.append(_at_the_peak(planned))
+        reasons.append(_at_the_peak(planned, profile))
     return {
         "model": graph.name,
         "device": profile.name,
@@ -87,24 +88,32 @@ def _layer(planned: Plan, step: int, operator: Operator, predicted_cycles: float
     }
 
 
-def _alive_bytes(planned: Plan, step: int) -> int:
-    """Bytes of the arena in use during a layer; where its output overlays its input they count once."""
-    total = end = 0
-    for buffer in sorted(planned.alive_at(step), key=lambda buffer: buffer.offset):
-        total += max(0, buffer.offset + buffer.size_bytes - max(end, buffer.offset))
-        end = max(end, buffer.offset + buffer.size_bytes)
-    return total
+def _alive_bytes(planned: Plan, layer: int) -> int:
+    """The most bytes of the arena that must coexist while a layer runs."""
+    return max(alive for step, alive in zip(planned.order, planned.alive_bytes, strict=True) if step == layer)
 
 
-def _at_the_peak(planned: Plan) -> str:
-    """Who is alive where the arena is fullest, for somebody who has to make the model smaller."""
-    operator = planned.graph.operators[planned.peak_step]
-    alive = ", ".join(f"'{buffer.name}' {buffer.size_bytes:,} B" for buffer in planned.alive_at(planned.peak_step))
+def _at_the_peak(planned: Plan, profile: DeviceProfile) -> str:
+    """Who is alive where the arena is fullest, and what would do, for somebody who has to make the model fit."""
+    layer = planned.order[planned.peak_step]
+    where = "as an input row arrives" if layer == INPUT_ROW else f"at layer '{planned.graph.operators[layer].name}'"
+    alive = ", ".join(f"'{name}' {size:,} B" for name, size in planned.alive_at_peak if size)
+    needed = planned.arena_bytes + profile.reserved.sram_bytes
     return (
-        f"the most is alive at layer {planned.peak_step} '{operator.name}': {alive}, together "
-        f"{_alive_bytes(planned, planned.peak_step):,} B with what is overlaid counted once; "
-        f"no plan of this kind can need less than {planned.lower_bound_bytes:,} B"
+        f"the most is alive {where}: {planned.lower_bound_bytes:,} B ({alive}); the smallest SRAM that would do is "
+        f"{needed:,} B, of which {profile.reserved.sram_bytes:,} B are for start-up code, stack and harness"
+        f"{_smallest_device(planned.arena_bytes)}"
     )
+
+
+def _smallest_device(arena_bytes: int) -> str:
+    """The microcontroller with the least SRAM that leaves a model so much, as the end of a sentence."""
+    profiles = [load_profile(name) for name in device_names()]
+    large_enough = [p for p in profiles if p.kind == "mcu" and p.model_sram_bytes >= arena_bytes]
+    if not large_enough:
+        return ", which no known device has"
+    smallest = min(large_enough, key=lambda p: (p.sram_bytes, p.name))
+    return f"; '{smallest.name}' has {smallest.sram_bytes:,} B"
 
 
 def compile_model(model: Path, device: str, out: Path, layout: str) -> dict[str, Any]:
