@@ -1,0 +1,57 @@
+/* Dense convolutions for Armv7E-M with a floating point unit, whose registers keep pointers.
+ *
+ * The windows of three, or two, pixels are gathered into scratch memory, word by word in turn, and multiplied by all
+ * output channels, pair by pair. Of each word of four int8 inputs bytes 0 and 2 are flipped to unsigned, value + 128.
+ * Its halves then are 256 * odd + even, and four weights in one word, whose halves are 256 * w0 - w1 and
+ * -(256 * w2 - w3), give 256 times the sum of the four products with one extension of each word:
+ *
+ *   SMLSD(UXTB16(inputs), weights) + SMLSDX(SXTB16(weights, ROR #16), inputs)
+ *
+ * A window is made of runs: inputs that lie side by side, which are kernel rows, or taps if columns are dilated. The
+ * whole words of all runs come first, the bytes that are left over follow in one string. export/dsp_conv.py packs
+ * weights in that order, and proves that accumulators, times 256, fit into 32 bits.
+ */
+#ifndef TN_CONV_DSP_H
+#define TN_CONV_DSP_H
+
+#include "tn_kernels.h"
+
+typedef struct {
+  tn_shape input, output;
+  tn_window window;
+  uint16_t input_ring, output_ring;
+  uint16_t inner_first, inner_last; /* output columns whose windows reach over neither border */
+  uint16_t run_bytes;
+  uint16_t runs_per_row; /* per kernel row */
+  uint16_t steps;        /* words of one window */
+  int8_t input_zero_point;
+  int8_t minimum, maximum;
+  uint8_t pointwise;          /* the window of a pixel is the pixel at the same place of the input */
+  uint8_t output_planes;      /* an output row is stored channel by channel */
+  uint8_t negatives_may_vary; /* halves below zero may round to either side, because the clamp hides them */
+  /* For each pair of channels: two biases, weights of (first, second) channel for each step, two multipliers, two
+   * rounding terms, and the shifts in the lowest bytes of a last word, which is negative if another pair follows. An
+   * odd channel at the end is paired with the one before, which is thus computed twice. */
+  const uint32_t *stream;
+} tn_conv_dsp_layer;
+
+/* Rows [first, first + rows) of the output; row r of a buffer lies in slot r % ring. scratch: 3 * 4 * steps bytes (2
+ * for outputs of fewer than 3 pixels), aligned to 4. */
+void tn_conv_dsp_s8(const tn_conv_dsp_layer *layer, const int8_t *input, int8_t *output, int8_t *scratch,
+                    uint32_t first, uint32_t rows);
+
+/* Not for callers: what the matrix multiplications load into s0-s5. */
+typedef struct {
+  const int8_t *windows; /* gathered */
+  const int8_t *end;     /* of the windows; one less if halves below zero are to round away from zero */
+  uint32_t entry;        /* bytes from the unrolled loop's first instruction to its end, less 1 (Thumb) */
+  int8_t *output;
+  uint32_t pixel_step, channel_step;
+} tn_conv_dsp_block;
+
+enum { TN_THREE_STEP_BYTES = 88, TN_THREE_UNROLLED = 8, TN_TWO_STEP_BYTES = 64, TN_TWO_UNROLLED = 4 };
+
+void tn_matmul_three_dsp_s8(const tn_conv_dsp_block *block, const uint32_t *stream);
+void tn_matmul_two_dsp_s8(const tn_conv_dsp_block *block, const uint32_t *stream);
+
+#endif

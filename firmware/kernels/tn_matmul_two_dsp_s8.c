@@ -1,0 +1,99 @@
+#include "tn_conv_dsp.h"
+
+#if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP)
+
+/* Two pixels by two channels: tn_matmul_three_dsp_s8 without r4, r7 and r10, but with the output in r4, the windows'
+ * end in r10 and the address at which the unrolled loop is entered in r7. */
+
+#define LOADS           \
+  "ldr r11, [r1], #4\n" \
+  "ldr r12, [r1], #4\n" \
+  "ldr r8, [r0], #4\n"  \
+  "ldr r9, [r0], #4\n"
+
+#define PRODUCTS(first0, first1, second0, second1) \
+  "uxtb16 lr, r9\n"                                \
+  "smlsd r3, lr, r11, " first1                     \
+  "\n"                                             \
+  "smlsd r6, lr, r12, " second1                    \
+  "\n"                                             \
+  "uxtb16 lr, r8\n"                                \
+  "smlsd r2, lr, r11, " first0                     \
+  "\n"                                             \
+  "smlsd r5, lr, r12, " second0                    \
+  "\n"                                             \
+  "sxtb16 r11, r11, ror #16\n"                     \
+  "sxtb16 r12, r12, ror #16\n"                     \
+  "smlsdx r2, r11, r8, r2\n"                       \
+  "smlsdx r3, r11, r9, r3\n"                       \
+  "smlsdx r5, r12, r8, r5\n"                       \
+  "smlsdx r6, r12, r9, r6\n"
+
+__attribute__((naked)) void tn_matmul_two_dsp_s8(const tn_conv_dsp_block *block __attribute__((unused)),
+                                                 const uint32_t *stream __attribute__((unused))) {
+  __asm volatile(
+      ".syntax unified\n"
+      "push {r4-r11, lr}\n"
+      "vldmia r0, {s0-s5}\n"
+      "adr.w r7, 2f\n"
+      "vmov r3, s2\n"
+      "subs r7, r7, r3\n"
+      "vmov r4, s3\n"
+      "vmov r10, s1\n"
+      "0: vmov r0, s0\n"
+      "ldr r2, [r1], #4\n"
+      "ldr r5, [r1], #4\n"
+      LOADS PRODUCTS("r2", "r2", "r5", "r5")
+      "bx r7\n"
+      ".balign 4\n"
+      "1:\n"
+      ".rept 4\n"
+      LOADS PRODUCTS("r2", "r3", "r5", "r6")
+      ".endr\n"
+      "2: cmp r0, r10\n"
+      "blo 1b\n"
+      "ldr r8, [r1], #4\n"
+      "ldr r9, [r1], #4\n"
+      "ldr r0, [r1], #4\n"
+      "ldr r11, [r1], #4\n"
+      "ldr r12, [r1], #4\n"
+      "bhi 4f\n"
+      "smmla r2, r2, r8, r0\n"
+      "smmla r3, r3, r8, r0\n"
+      "smmla r5, r5, r9, r11\n"
+      "smmla r6, r6, r9, r11\n"
+      "3: vmov r0, s4\n"
+      "vmov r8, s5\n"
+      "asr r2, r2, r12\n"
+      "asr r3, r3, r12\n"
+      "asrs r12, r12, #8\n"
+      "asr r5, r5, r12\n"
+      "asr r6, r6, r12\n"
+      "ssat r2, #8, r2\n"
+      "ssat r3, #8, r3\n"
+      "strb r2, [r4]\n"
+      "strb r3, [r4, r0]\n"
+      "add r4, r4, r8\n"
+      "ssat r5, #8, r5\n"
+      "ssat r6, #8, r6\n"
+      "strb r5, [r4]\n"
+      "strb r6, [r4, r0]\n"
+      "add r4, r4, r8\n"
+      "bmi 0b\n"
+      "pop {r4-r11, pc}\n"
+      "4: asr lr, r2, #31\n"
+      "add lr, r0, lr, lsl #7\n"
+      "smmla r2, r2, r8, lr\n"
+      "asr lr, r3, #31\n"
+      "add lr, r0, lr, lsl #7\n"
+      "smmla r3, r3, r8, lr\n"
+      "asr lr, r5, #31\n"
+      "add lr, r11, lr, lsl #7\n"
+      "smmla r5, r5, r9, lr\n"
+      "asr lr, r6, #31\n"
+      "add lr, r11, lr, lsl #7\n"
+      "smmla r6, r6, r9, lr\n"
+      "b 3b\n");
+}
+
+#endif
