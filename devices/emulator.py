@@ -101,7 +101,22 @@ class EmulatedBoard:
 
     def measure(self, inputs: Sequence[bytes], runs: int) -> Measurement:
         """Run each input ``runs`` times; the figures are those of the inference with the median cycle count."""
-        session, image = self._running()
+        _, image = self._running()
+        median = self.count(inputs, runs)
+        return Measurement.of_image(
+            image,
+            board=self.name,
+            latency_ms=self._profile.latency_ms(median.cycles),
+            cycles=median.cycles,
+            instructions=median.instructions,
+            layer_cycles=median.layer_cycles,
+            runs=len(inputs) * runs,
+            clock_hz=self._profile.clock_hz,
+        )
+
+    def count(self, inputs: Sequence[bytes], runs: int) -> InferenceCount:
+        """What `measure` measures, as the emulator counts it: instructions too, layer by layer."""
+        session, _ = self._running()
         counts: list[InferenceCount] = []
         for data in inputs:
             session.load(data)
@@ -115,17 +130,7 @@ class EmulatedBoard:
             counts += new
         if not counts:
             raise DeviceError("there is nothing to measure: give at least one input and one run")
-        median = sorted(counts, key=lambda count: count.cycles)[(len(counts) - 1) // 2]
-        return Measurement.of_image(
-            image,
-            board=self.name,
-            latency_ms=self._profile.latency_ms(median.cycles),
-            cycles=median.cycles,
-            instructions=median.instructions,
-            layer_cycles=median.layer_cycles,
-            runs=len(counts),
-            clock_hz=self._profile.clock_hz,
-        )
+        return sorted(counts, key=lambda count: count.cycles)[(len(counts) - 1) // 2]
 
     def outputs(self, inputs: Sequence[bytes]) -> list[bytes]:
         """The raw output of each raw input."""
