@@ -93,8 +93,9 @@ class Bench:
     def fits(self, network: Network, resolution: int, latency_ms: float) -> bool:
         """Whether the network keeps the part's SRAM and flash, and takes no longer than ``latency_ms``."""
         graph, profile = self.graph(network, resolution), self._workspace.profile
+        planned = plan(graph, profile.instruction_set)
         too_large = (
-            plan(graph).arena_bytes > profile.model_sram_bytes or flash_bytes(graph, profile) > profile.flash_bytes
+            planned.arena_bytes > profile.model_sram_bytes or flash_bytes(planned, profile) > profile.flash_bytes
         )
         return not too_large and self.measure(graph).latency_ms <= latency_ms
 

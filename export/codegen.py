@@ -8,9 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jinja2
+import numpy as np
 
+from devices.profile import InstructionSet
 from export.graph import DType, Graph, Tensor, macs
-from export.layers import ConstantArray, Fields, LayerCode, c_float, layer_code
+from export.kernel import Fields
+from export.kernels import kernels_of
+from export.layers import ConstantArray, LayerCode, layers_code
 from export.planner import Plan, plan
 from export.schedule import ALIGNMENT
 from export.verify_plan import verify_plan
@@ -36,14 +40,20 @@ class GeneratedModel:
         return _identifier(self.name)
 
 
-def generate(graph: Graph) -> GeneratedModel:
+def generate(graph: Graph, instruction_set: InstructionSet = "generic") -> GeneratedModel:
     """Plan ``graph``, check the plan with the independent verifier, and write the C.
 
     Raises ExportError when a constant has no data or a tensor no quantization.
     """
-    planned = plan(graph)
+    planned = plan(graph, instruction_set)
     verify_plan(planned)
-    layers = [layer_code(planned, step) for step in range(len(graph.operators))]
+    return write_model(planned)
+
+
+def write_model(planned: Plan) -> GeneratedModel:
+    """Write the C of a plan that was checked."""
+    graph = planned.graph
+    layers = layers_code(planned)
     model_id = _model_id(layers, planned)
     context = {
         "name": re.sub(r"[^ -~]|\*/|/\*|\\|\"", "?", graph.name),
@@ -55,8 +65,10 @@ def generate(graph: Graph) -> GeneratedModel:
         "constant_bytes": sum(array.values.nbytes for layer in layers for array in layer.arrays),
         "input": _end(planned, graph.inputs[0]),
         "output": _end(planned, graph.outputs[0]),
+        "headers": sorted({kernel.header for kernel in kernels_of(graph, planned.instruction_set)}),
         "layers": [_layer_context(layer) for layer in layers],
         "alignment": ALIGNMENT,
+        "stream": _stream_context(planned),
     }
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("export"), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -66,12 +78,28 @@ def generate(graph: Graph) -> GeneratedModel:
     return GeneratedModel(graph.name, model_id, planned, files)
 
 
+def _stream_context(planned: Plan) -> dict[str, object] | None:
+    """The schedule and where its counters are; None when every layer runs whole, one after the other."""
+    if not planned.streamed_layers:
+        return None
+    assert planned.counters is not None
+    order_bits = 8 if len(planned.graph.operators) < 256 else 16
+    return {
+        "order_type": f"uint{order_bits}_t",
+        "order": _lines([str(layer) for layer in planned.order]),
+        "steps": len(planned.order),
+        "counters": len(planned.streamed_layers),
+        "counters_offset": planned.counters.offset,
+    }
+
+
 def _model_id(layers: list[LayerCode], planned: Plan) -> str:
-    digest = hashlib.sha256(repr([(buffer.offset, buffer.size_bytes) for buffer in planned.buffers]).encode())
+    placed = [(buffer.offset, buffer.size_bytes) for buffer in planned.buffers]
+    digest = hashlib.sha256(repr((placed, planned.order)).encode())
     for index in (*planned.graph.inputs, *planned.graph.outputs):
         digest.update(repr({key: value for key, value in _end(planned, index).items() if key != "name"}).encode())
     for layer in layers:
-        digest.update(repr((layer.calls, [(s.c_type, s.fields) for s in layer.structs])).encode())
+        digest.update(repr((layer.calls, layer.counter, [(s.c_type, s.fields) for s in layer.structs])).encode())
         for array in layer.arrays:
             digest.update(array.values.tobytes())
     return digest.hexdigest()[:16]
@@ -93,7 +121,7 @@ def _end(planned: Plan, index: int) -> dict[str, object]:
         "shape": tensor.shape,
         "size_bytes": tensor.size_bytes,
         "element_bytes": tensor.dtype.size_bytes,
-        "scale": "1.0f" if is_float or quantization is None else c_float(quantization.scale),
+        "scale": "1.0f" if is_float or quantization is None else _float(quantization.scale),
         "zero_point": 0 if is_float or quantization is None else quantization.zero_point,
         "offset": planned.buffer_of(index).offset,
     }
@@ -106,6 +134,7 @@ def _layer_context(layer: LayerCode) -> dict[str, object]:
         "arrays": [_array_context(array) for array in layer.arrays],
         "structs": [{"type": s.c_type, "name": s.name, "body": _initializer(s.fields)} for s in layer.structs],
         "calls": layer.calls,
+        "counter": layer.counter,
     }
 
 
@@ -113,11 +142,15 @@ def _array_context(array: ConstantArray) -> dict[str, object]:
     suffix = "u" if array.values.dtype.kind == "u" else ""
     # -2147483648 is a negated constant that does not fit in C; no multiplier or bias that was checked can be it.
     values = [f"{value}{suffix}" for value in array.values.tolist()]
-    lines = [
+    return {"type": array.c_type, "name": array.name, "elements": len(values), "body": _lines(values)}
+
+
+def _lines(values: list[str]) -> str:
+    """The elements of a C array, some to a line."""
+    return "\n".join(
         "    " + ", ".join(values[start : start + _VALUES_PER_LINE]) + ","
         for start in range(0, len(values), _VALUES_PER_LINE)
-    ]
-    return {"type": array.c_type, "name": array.name, "elements": len(values), "body": "\n".join(lines)}
+    )
 
 
 def _initializer(fields: Fields) -> str:
@@ -129,4 +162,11 @@ def _expression(value: object) -> str:
         return "{" + ", ".join(f".{name} = {_expression(item)}" for name, item in value.items()) + "}"
     if isinstance(value, tuple):
         return "{" + ", ".join(_expression(item) for item in value) + "}"
+    if isinstance(value, float):
+        return _float(value)
     return str(value)
+
+
+def _float(value: float) -> str:
+    """``value`` as a C float literal that reads back to the same float32."""
+    return f"{float(np.float32(value))!r}f"

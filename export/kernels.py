@@ -1,40 +1,78 @@
-"""Which kernel runs which layer: the one choice that the generator, the flash model and the cost model share."""
+"""Which kernel runs which layer: the one choice that planner, generator, flash model and cost model share."""
 
 from __future__ import annotations
 
-from export.graph import DType, Graph, Operator, OpKind
-from export.numerics import is_pointwise
-from export.schedule import is_reduction
+from collections.abc import Sequence
 
-POINTWISE = "tn_conv_1x1_s8"
+from devices.profile import InstructionSet
+from export.generic_kernels import GENERIC
+from export.graph import Graph, Operator, OpKind
+from export.kernel import Kernel
 
-VIEW = "view"
+_FAMILIES: dict[InstructionSet, dict[OpKind, tuple[Kernel, ...]]] = {
+    "generic": {},
+    "dsp": {},
+    "helium": {},
+}
+"""What each instruction set has that plain C has not, the kernel to prefer first."""
+
+
+def _no_kernel(graph: Graph, operator: Operator) -> int:
+    return 0
+
+
+VIEW = Kernel("view", "", lambda graph, operator: True, _no_kernel, lambda graph, operator: {}, lambda g, o: ())
 """Stands in for the kernel of a RESHAPE, which moves nothing."""
 
-_BY_KIND = {
-    OpKind.DEPTHWISE_CONV_2D: "tn_depthwise_generic_s8",
-    OpKind.FULLY_CONNECTED: "tn_fully_connected_generic_s8",
-    OpKind.ADD: "tn_add_generic_s8",
-    OpKind.AVERAGE_POOL_2D: "tn_pool_average_s8",
-    OpKind.MAX_POOL_2D: "tn_pool_max_s8",
-    OpKind.MEAN: "tn_mean_generic_s8",
-    OpKind.PAD: "tn_pad_generic_s8",
-    OpKind.RESHAPE: VIEW,
-    OpKind.SOFTMAX: "tn_softmax_generic_s8",
-    OpKind.CONCATENATION: "tn_concatenation_part_s8",
-    OpKind.DEQUANTIZE: "tn_dequantize_float_s8",
-    OpKind.RELU: "tn_requantize_generic_s8",
-    OpKind.RELU6: "tn_requantize_generic_s8",
-}
+
+def candidate_kernels(kind: OpKind, instruction_set: InstructionSet) -> tuple[Kernel, ...]:
+    """The kernels of an operator, the one to prefer first; the last one takes every layer."""
+    if kind is OpKind.RESHAPE:
+        return (VIEW,)
+    return (*_FAMILIES[instruction_set].get(kind, ()), *GENERIC[kind])
 
 
-def kernel_of(graph: Graph, operator: Operator) -> str:
-    """The name of the C function that runs ``operator``, or VIEW."""
-    if operator.kind is OpKind.CONV_2D:
-        return POINTWISE if is_pointwise(graph, operator) else "tn_conv_generic_s8"
-    if operator.kind is OpKind.QUANTIZE:
-        from_float = graph.input_tensors(operator)[0].dtype is DType.FLOAT32
-        return "tn_quantize_float_s8" if from_float else "tn_requantize_generic_s8"
-    if is_reduction(graph, operator):
-        return "tn_mean_rows_s8" if operator.kind is OpKind.MEAN else "tn_pool_global_s8"
-    return _BY_KIND[operator.kind]
+def all_kernels(instruction_set: InstructionSet) -> tuple[Kernel, ...]:
+    """Every kernel that a model for the instruction set may use, once each."""
+    kernels = [kernel for kind in OpKind for kernel in candidate_kernels(kind, instruction_set)]
+    return tuple({kernel.name: kernel for kernel in kernels}.values())
+
+
+def kernel_of(graph: Graph, operator: Operator, instruction_set: InstructionSet) -> Kernel:
+    """The kernel that runs ``operator``. That of a candidate without data may not accept the values it will have."""
+    constants = [tensor for tensor in graph.input_tensors(operator) if tensor.is_constant]
+    has_data = all(tensor.data is not None for tensor in constants)
+    return next(
+        kernel
+        for kernel in candidate_kernels(operator.kind, instruction_set)
+        if kernel.fits(graph, operator) and (not has_data or kernel.accepts(graph, operator))
+    )
+
+
+def scratch_bytes(graph: Graph, operator: Operator, instruction_set: InstructionSet) -> int:
+    """Scratch memory of the layer: the most that any kernel needs that the weights' values may choose."""
+    kernels = candidate_kernels(operator.kind, instruction_set)
+    return max(kernel.scratch_bytes(graph, operator) for kernel in kernels if kernel.fits(graph, operator))
+
+
+def kernels_of(graph: Graph, instruction_set: InstructionSet) -> tuple[Kernel, ...]:
+    """The kernel of every layer, in order."""
+    return tuple(kernel_of(graph, operator, instruction_set) for operator in graph.operators)
+
+
+def tensors_in_planes(graph: Graph, kernels: Sequence[Kernel]) -> frozenset[int]:
+    """Tensors whose rows are stored channel by channel: their producer can write, and all their readers can read them.
+
+    ``kernels`` are those of the layers. A dense convolution produces such a tensor, and depthwise layers alone read it.
+    """
+    writable = {
+        operator.outputs[0]
+        for operator, kernel in zip(graph.operators, kernels, strict=True)
+        if kernel.planes and operator.kind is OpKind.CONV_2D
+    }
+    read: set[int] = set()
+    for operator, kernel in zip(graph.operators, kernels, strict=True):
+        read.update(operator.inputs)
+        if not kernel.planes or operator.kind is not OpKind.DEPTHWISE_CONV_2D:
+            writable.difference_update(operator.inputs)
+    return frozenset(writable & read - set(graph.outputs))

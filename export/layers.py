@@ -6,23 +6,19 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from export import numerics
-from export.errors import ExportError
-from export.graph import DType, Graph, Operator, OpKind, Tensor
-from export.kernels import POINTWISE, VIEW, kernel_of
-from export.numerics import quantization_of
+from export.generic_kernels import concatenation_parts
+from export.graph import DType, Graph, Operator, OpKind
+from export.kernel import Fields, Kernel
+from export.kernels import VIEW, kernels_of, tensors_in_planes
 from export.planner import Plan
-from export.schedule import is_reduction, is_windowed, rows
+from export.schedule import is_reduction, is_windowed, row_bytes, rows, units
 
-_C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t"}
-
-Fields: TypeAlias = Mapping[str, object]
-"""A struct's fields: C expressions, or nested structs as mappings or tuples."""
+ROW = "row"
+"""In a streamed layer's call: the C variable with the unit that it computes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,16 +30,24 @@ class ConstantArray:
 
     @property
     def c_type(self) -> str:
-        return _C_TYPES[self.values.dtype.name]
+        return f"{self.values.dtype.name}_t"
 
 
 @dataclass(frozen=True, slots=True)
 class Struct:
-    """A constant struct of the generated code."""
+    """A constant struct of the generated code; its arrays have become their names."""
 
     c_type: str
     name: str
     fields: Fields
+
+
+@dataclass(frozen=True, slots=True)
+class RowCounter:
+    """Which uint16 of the plan's counters says what a streamed layer computes next, and how many units it has."""
+
+    index: int
+    units: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,242 +59,124 @@ class LayerCode:
     arrays: tuple[ConstantArray, ...]
     structs: tuple[Struct, ...]
     calls: tuple[str, ...]
+    counter: RowCounter | None
+    """None when the calls do not use the variable `ROW`: every unit is the same, or the layer runs whole."""
 
 
-def layer_code(plan: Plan, step: int) -> LayerCode:
-    """The code of layer ``step``. Every constant of the graph must have data, every int8 tensor a quantization."""
-    return _LayerWriter(plan, step).write()
+def layers_code(plan: Plan) -> list[LayerCode]:
+    """The code of every layer. Every constant of the graph must have data, every int8 tensor a quantization."""
+    kernels = kernels_of(plan.graph, plan.instruction_set)
+    planes = tensors_in_planes(plan.graph, kernels)
+    return [_LayerWriter(plan, layer, kernel, planes).write() for layer, kernel in enumerate(kernels)]
+
+
+def takes_rows(graph: Graph, operator: Operator, kernel: Kernel) -> bool:
+    """Whether the kernel is called with whole buffers and the rows to compute, not with pointers to rows."""
+    return not kernel.row_pointers and (is_windowed(graph, operator) or is_reduction(graph, operator))
 
 
 class _LayerWriter:
-    def __init__(self, plan: Plan, step: int) -> None:
+    def __init__(self, plan: Plan, layer: int, kernel: Kernel, planes: frozenset[int]) -> None:
         self._plan = plan
         self._graph: Graph = plan.graph
-        self._step = step
-        self._operator: Operator = plan.graph.operators[step]
-        self._prefix = f"tn_layer_{step:03d}"
-        self._kernel = kernel_of(self._graph, self._operator)
+        self._layer = layer
+        self._operator: Operator = plan.graph.operators[layer]
+        self._kernel = kernel
+        self._planes = planes
+        self._prefix = f"tn_layer_{layer:03d}"
+        self._streamed = layer in plan.streamed_layers
         self._arrays: list[ConstantArray] = []
         self._structs: list[Struct] = []
         self._calls: list[str] = []
 
     def write(self) -> LayerCode:
         if self._operator.kind is OpKind.CONCATENATION:
-            self._concatenation()
-        elif self._kernel != VIEW:
-            arguments = [self._pointer(index) for index in self._graph.activations_in(self._operator)]
-            arguments.append(self._pointer(self._operator.outputs[0]))
-            scratch = self._plan.scratch[self._step]
-            if scratch is not None:
+            for position, (part, start) in enumerate(concatenation_parts(self._graph, self._operator)):
+                self._call(f"part_{position}", part, [self._row(part.inputs[0]), self._row(part.outputs[0], start)])
+        elif self._kernel is not VIEW:
+            takes_rows_ = takes_rows(self._graph, self._operator, self._kernel)
+            pointer = self._base if takes_rows_ else self._row
+            arguments = [pointer(index) for index in self._graph.activations_in(self._operator)]
+            arguments.append(pointer(self._operator.outputs[0]))
+            if self._kernel.scratch_bytes(self._graph, self._operator):
+                scratch = self._plan.scratch[self._layer]
+                assert scratch is not None
                 arguments.append(f"tn_arena + {scratch.offset}")
-            if is_reduction(self._graph, self._operator):
-                arguments += ["0", str(rows(self._input))]
-            elif self._kernel != POINTWISE and is_windowed(self._graph, self._operator):
-                arguments += ["0", str(rows(self._output))]
-            self._call("parameters", *self._parameters(), arguments)
+            if takes_rows_:
+                arguments += [ROW, "1"] if self._streamed else ["0", str(units(self._graph, self._operator))]
+            self._call("parameters", self._operator, arguments)
         title = re.sub(r"[^ -~]|\*/|/\*|\\", "?", f"{self._operator.kind.value}, {self._operator.name}")
-        return LayerCode(self._prefix, title, tuple(self._arrays), tuple(self._structs), tuple(self._calls))
+        counter = None
+        if any(re.search(rf"\b{ROW}\b", call) for call in self._calls):
+            index = self._plan.streamed_layers.index(self._layer)
+            counter = RowCounter(index, units(self._graph, self._operator))
+        return LayerCode(self._prefix, title, tuple(self._arrays), tuple(self._structs), tuple(self._calls), counter)
 
-    @property
-    def _input(self) -> Tensor:
-        return self._graph.tensors[self._operator.inputs[0]]
+    def _call(self, name: str, operator: Operator, arguments: list[str]) -> None:
+        fields = self._named(self._fields(operator))
+        self._structs.append(Struct(self._kernel.struct, f"{self._prefix}_{name}", fields))
+        self._calls.append(f"{self._kernel.name}({', '.join([f'&{self._prefix}_{name}', *arguments])})")
 
-    @property
-    def _output(self) -> Tensor:
-        return self._graph.output_tensor(self._operator)
+    def _fields(self, operator: Operator) -> Fields:
+        """The kernel's fields, and those that the plan adds."""
+        source, target = operator.inputs[0], operator.outputs[0]
+        if not takes_rows(self._graph, operator, self._kernel):
+            graph = _of_one_row(self._graph, operator) if self._streamed else self._graph
+            return self._kernel.fields(graph, operator)
+        fields = {**self._kernel.fields(self._graph, operator), "input_ring": self._ring(source)}
+        if not is_reduction(self._graph, operator):
+            fields["output_ring"] = self._ring(target)
+        if self._kernel.planes:
+            of_output = operator.kind is OpKind.CONV_2D
+            name, tensor = ("output_planes", target) if of_output else ("input_planes", source)
+            fields[name] = int(tensor in self._planes)
+        return fields
 
-    def _call(self, struct: str, c_type: str, fields: Fields, arguments: list[str]) -> None:
-        self._structs.append(Struct(c_type, f"{self._prefix}_{struct}", fields))
-        self._calls.append(f"{self._kernel}({', '.join([f'&{self._prefix}_{struct}', *arguments])})")
+    def _named(self, fields: Fields, path: str = "") -> dict[str, object]:
+        """The fields with every array replaced by the name under which it is kept."""
+        return {name: self._value(value, f"{path}_{name}") for name, value in fields.items()}
 
-    def _pointer(self, tensor: int, extra_bytes: int = 0) -> str:
+    def _value(self, value: object, path: str) -> object:
+        if isinstance(value, np.ndarray):
+            if not value.size:
+                return 0
+            self._arrays.append(ConstantArray(f"{self._prefix}{path}", value.ravel()))
+            return self._arrays[-1].name
+        if isinstance(value, Mapping):
+            return self._named(value, path)
+        if isinstance(value, tuple):
+            return tuple(self._value(item, f"{path}_{position}") for position, item in enumerate(value))
+        return value
+
+    def _ring(self, tensor: int) -> int:
+        """Rows that the tensor's buffer holds."""
+        return self._plan.buffer_of(tensor).ring_rows or rows(self._graph.tensors[tensor])
+
+    def _base(self, tensor: int) -> str:
+        return self._cast(tensor, f"tn_arena + {self._plan.buffer_of(tensor).offset}")
+
+    def _row(self, tensor: int, extra_bytes: int = 0) -> str:
+        """Where the unit's row of an input or output begins; the tensor itself when the layer runs whole."""
         address = f"tn_arena + {self._plan.buffer_of(tensor).offset + extra_bytes}"
+        if self._streamed:
+            ring, window, value = self._ring(tensor), self._operator.window, self._graph.tensors[tensor]
+            row = ROW
+            if tensor == self._operator.inputs[0] and window is not None and window.stride[0] > 1:
+                row = f"{ROW} * {window.stride[0]}u"
+            if ring > 1:
+                slot = row if ring == rows(value) else f"{row} % {ring}u"
+                address += f" + {slot} * {row_bytes(value)}u"
+        return self._cast(tensor, address)
+
+    def _cast(self, tensor: int, address: str) -> str:
         is_float = self._graph.tensors[tensor].dtype is DType.FLOAT32
         return f"(float *)(void *)({address})" if is_float else address
 
-    def _array(self, name: str, values: npt.NDArray[np.generic]) -> str:
-        array = ConstantArray(f"{self._prefix}_{name}", values)
-        self._arrays.append(array)
-        return array.name
 
-    def _parameters(self) -> tuple[str, Fields]:
-        """The C type and the fields of the layer's struct."""
-        match self._operator.kind:
-            case OpKind.CONV_2D if self._kernel == POINTWISE:
-                return "tn_conv_1x1_layer", self._conv_1x1()
-            case OpKind.CONV_2D:
-                return "tn_conv_layer", self._conv()
-            case OpKind.DEPTHWISE_CONV_2D:
-                return "tn_depthwise_layer", self._depthwise()
-            case OpKind.FULLY_CONNECTED:
-                return "tn_fully_connected_layer", self._fully_connected()
-            case OpKind.ADD:
-                add = numerics.add_parameters(self._graph, self._operator)
-                return "tn_add_layer", {"elements": self._output.elements} | _fields(add)
-            case OpKind.AVERAGE_POOL_2D | OpKind.MAX_POOL_2D:
-                minimum, maximum = numerics.activation_range(self._operator.activation, quantization_of(self._output))
-                clamp = {"minimum": minimum, "maximum": maximum}
-                if is_reduction(self._graph, self._operator):
-                    return "tn_pool_global_layer", self._whole_input() | clamp
-                return "tn_pool_layer", self._geometry() | clamp
-            case OpKind.MEAN if is_reduction(self._graph, self._operator):
-                mean = _fields(numerics.mean_parameters(self._graph, self._operator))
-                scaling = {name: mean[name] for name in mean if name not in ("outer", "reduced", "inner")}
-                return "tn_mean_rows_layer", self._whole_input() | scaling
-            case OpKind.MEAN:
-                return "tn_mean_layer", _fields(numerics.mean_parameters(self._graph, self._operator))
-            case OpKind.PAD:
-                return "tn_pad_layer", self._pad()
-            case OpKind.SOFTMAX:
-                return "tn_softmax_layer", self._softmax()
-            case OpKind.QUANTIZE if self._input.dtype is DType.FLOAT32:
-                return "tn_affine_layer", self._affine(self._output)
-            case OpKind.DEQUANTIZE:
-                return "tn_affine_layer", self._affine(self._input)
-            case OpKind.QUANTIZE | OpKind.RELU | OpKind.RELU6:
-                requantize = numerics.requantize_parameters(self._graph, self._operator)
-                return "tn_requantize_layer", {"elements": self._output.elements} | _fields(requantize)
-            case kind:
-                raise ExportError(f"the layer '{self._operator.name}' ({kind.value}) has no generator")
-
-    def _geometry(self) -> dict[str, object]:
-        window = self._operator.window
-        assert window is not None
-        flat = (*window.kernel, *window.stride, *window.dilation, *window.padding)
-        return self._shapes() | {"window": flat}
-
-    def _shapes(self) -> dict[str, object]:
-        """Both shapes, and the rings of tensors that exist whole."""
-        source, target = self._input, self._output
-        return {
-            "input": source.shape[1:],
-            "output": target.shape[1:],
-            "input_ring": rows(source),
-            "output_ring": rows(target),
-        }
-
-    def _whole_input(self) -> dict[str, object]:
-        return {"input": self._input.shape[1:], "input_ring": rows(self._input)}
-
-    def _weights_and_bias(self) -> dict[str, object]:
-        """The weights, one row per output channel, and the bias with the input's zero point folded in."""
-        weights = _data(self._graph.tensors[self._operator.inputs[1]]).astype(np.int8)
-        channel_rows = numerics.kernel_weights(self._operator, weights)
-        bias = None
-        if len(self._operator.inputs) > 2:
-            bias = _data(self._graph.tensors[self._operator.inputs[2]]).astype(np.int32)
-        folded = numerics.fold_input_offset(bias, channel_rows, quantization_of(self._input).zero_point)
-        return {"weights": self._array("weights", channel_rows.ravel()), "bias": self._array("bias", folded)}
-
-    def _requantization(self) -> Fields:
-        requantization = numerics.conv_requantization(self._graph, self._operator)
-        return {
-            "multipliers": self._array("multipliers", requantization.multipliers),
-            "shifts": self._array("shifts", requantization.shifts),
-            "output_zero_point": requantization.output_zero_point,
-            "minimum": requantization.minimum,
-            "maximum": requantization.maximum,
-        }
-
-    def _conv(self) -> Fields:
-        return {
-            **self._geometry(),
-            "groups": self._operator.groups,
-            "input_zero_point": quantization_of(self._input).zero_point,
-            **self._weights_and_bias(),
-            "requantization": self._requantization(),
-        }
-
-    def _conv_1x1(self) -> Fields:
-        _, height, width, channels = self._output.shape
-        return {
-            "rows": height,
-            "columns": width,
-            "input_channels": self._input.shape[-1],
-            "output_channels": channels,
-            **self._weights_and_bias(),
-            "requantization": self._requantization(),
-        }
-
-    def _depthwise(self) -> Fields:
-        return {
-            **self._geometry(),
-            "multiplier": self._output.shape[-1] // self._input.shape[-1],
-            "input_zero_point": quantization_of(self._input).zero_point,
-            **self._weights_and_bias(),
-            "requantization": self._requantization(),
-        }
-
-    def _fully_connected(self) -> Fields:
-        outputs, inputs = self._graph.tensors[self._operator.inputs[1]].shape
-        wide = numerics.fully_connected_requantization(self._graph, self._operator)
-        return {
-            "batches": self._input.elements // inputs,
-            "inputs": inputs,
-            "outputs": outputs,
-            **self._weights_and_bias(),
-            "requantization": {
-                "high": self._array("high", wide.high),
-                "low": self._array("low", wide.low),
-                "shifts": self._array("shifts", wide.shifts),
-                "per_channel": int(wide.per_channel),
-                "minimum": wide.minimum,
-                "maximum": wide.maximum,
-                "output_zero_point": wide.output_zero_point,
-            },
-        }
-
-    def _pad(self) -> Fields:
-        (_, _), (top, _), (left, _), (front, _) = self._operator.pads
-        return {
-            **self._shapes(),
-            "top": top,
-            "left": left,
-            "front": front,
-            "value": quantization_of(self._input).zero_point,
-        }
-
-    def _softmax(self) -> Fields:
-        exps = numerics.softmax_exps(quantization_of(self._input).scale, self._operator.beta)
-        columns = self._input.shape[-1]
-        return {
-            "rows": self._input.elements // columns,
-            "columns": columns,
-            "exps": self._array("exps", exps),
-            "exps_count": len(exps),
-        }
-
-    def _affine(self, quantized: Tensor) -> Fields:
-        quantization = quantization_of(quantized)
-        scale = c_float(quantization.scale)
-        return {"elements": self._output.elements, "scale": scale, "zero_point": quantization.zero_point}
-
-    def _concatenation(self) -> None:
-        (axis,) = self._operator.axes
-        outer = int(np.prod(self._output.shape[:axis]))
-        stride = self._output.size_bytes // outer
-        start = 0
-        for position, index in enumerate(self._operator.inputs):
-            inner = self._graph.tensors[index].size_bytes // outer
-            fields = {"outer": outer, "inner_bytes": inner, "output_stride_bytes": stride}
-            arguments = [self._pointer(index), self._pointer(self._operator.outputs[0], start)]
-            self._call(f"part_{position}", "tn_concatenation_layer", fields, arguments)
-            start += inner
-
-
-def c_float(value: float) -> str:
-    """``value`` as a C float literal that reads back to the same float32."""
-    return f"{float(np.float32(value))!r}f"
-
-
-def _fields(parameters: object) -> dict[str, object]:
-    assert dataclasses.is_dataclass(parameters)
-    return {field.name: getattr(parameters, field.name) for field in dataclasses.fields(parameters)}
-
-
-def _data(tensor: Tensor) -> npt.NDArray[np.generic]:
-    if tensor.data is None:
-        raise ExportError(
-            f"the constant '{tensor.name}' has no data: a candidate must be trained, or given random weights"
-        )
-    return tensor.data
+def _of_one_row(graph: Graph, operator: Operator) -> Graph:
+    """The graph with the operator's activations cut to one row: what one call for a row sees."""
+    tensors = list(graph.tensors)
+    for index in (*graph.activations_in(operator), *operator.outputs):
+        _, _, columns, channels = tensors[index].shape
+        tensors[index] = dataclasses.replace(tensors[index], shape=(1, 1, columns, channels))
+    return dataclasses.replace(graph, tensors=tuple(tensors))

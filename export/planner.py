@@ -16,7 +16,7 @@ import numpy.typing as npt
 from devices.profile import InstructionSet
 from export.errors import PlanError
 from export.graph import Graph
-from export.numerics import scratch_bytes as generic_scratch_bytes
+from export.kernels import scratch_bytes
 from export.placement import Bytes, Occupant, bytes_alive, place
 from export.schedule import (
     elementwise,
@@ -118,7 +118,7 @@ def plan(
     ``stream_input`` the input arrives row by row while the network runs, and need not exist whole. Raises PlanError
     when its first layer cannot work that way. Without ``streams`` every layer runs whole, for comparison.
     """
-    scratch = [generic_scratch_bytes(graph, operator) for operator in graph.operators]
+    scratch = [scratch_bytes(graph, operator, instruction_set) for operator in graph.operators]
     if stream_input and not is_streamable(graph, graph.operators[0]):
         raise PlanError(
             f"the input of '{graph.name}' cannot be streamed: its first layer '{graph.operators[0].name}' "

@@ -65,7 +65,7 @@ def main() -> None:
     with resolve_board("emulator", DEVICE) as board:
         for candidate in networks():
             graph = with_random_weights(candidate)
-            measured.append(measured_network(graph, measure_graph(graph, profile, board)))
+            measured.append(measured_network(graph, profile, measure_graph(graph, profile, board)))
     kernels = sorted({layer.kernel for network in measured for layer in network.layers})
     blank = CostModel(profile.core, {kernel: (0.0,) * len(FEATURES) for kernel in kernels}, "blank", 1.0)
     fitted = blank.refit(measured)
@@ -81,7 +81,7 @@ def main() -> None:
         "",
         "[cores.cortex-m4.kernels]",
     ]
-    coefficients = fitted.coefficients | {VIEW: (0.0,) * len(FEATURES)}
+    coefficients = fitted.coefficients | {VIEW.name: (0.0,) * len(FEATURES)}
     lines += [f"{kernel} = {[round(value, 3) for value in values]}" for kernel, values in sorted(coefficients.items())]
     for core, (factor, source) in FACTORS.items():
         lines += ["", f"[cores.{core}]", 'like = "cortex-m4"', f"factor = {factor}", f'source = "{source}"']

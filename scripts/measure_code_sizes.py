@@ -1,91 +1,188 @@
 #!/usr/bin/env python3
 """Measures the flash that kernels, layer calls and the harness take, and writes export/code_sizes.json.
 
-Each operator is compiled alone for a board; what its image has and an empty model's has not is its kernel and what that
-pulls in. Run it after changing a kernel, the harness, the generator or the compiler; a test compares the table with
-whole images. Usage: python scripts/measure_code_sizes.py
+Each operator is compiled alone for a board, whole and streamed; what its image has and an empty model's has not is its
+kernel and what that pulls in. Run it after changing a kernel, the harness, the generator or the compiler; a test
+compares the table with whole images. Usage: python -m scripts.measure_code_sizes
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
+from devices.profile import InstructionSet
 from export.atomic import write_bytes
-from export.codegen import generate
+from export.codegen import write_model
 from export.graph import Graph
-from export.kernels import kernel_of
+from export.kernel import Kernel
+from export.kernels import VIEW, all_kernels, kernel_of
+from export.planner import Buffer, Plan, Segment, plan
+from export.schedule import align, is_streamable, units
 from export.synthetic import with_random_weights
-from scripts.single_layers import single_layer_graphs
+from scripts.single_layers import chain_of_relus, single_layer_graphs
 
 ROOT = Path(__file__).resolve().parent.parent
-BOARD = "netduinoplus2"
-CORE = "cortex-m4"
-FLASH_SECTIONS = (".isr_vector", ".text", ".rodata", ".ARM.exidx", ".data")
+BOARDS: tuple[tuple[str, str, InstructionSet], ...] = (("cortex-m4", "netduinoplus2", "dsp"),)
+"""Core, board and instruction set of each table, which has the kernels in plain C as well."""
+FLASH = range(0x20000000)
+PLACED = re.compile(
+    r"^ (\.(?:isr_vector|text|rodata|data|ARM.exidx)\S*)\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)\s+(\S.*)$", re.MULTILINE
+)
+INPUT_RING, OUTPUT_RING = 3, 2
+LONG_CHAIN = 12
 
 
-def build(graph: Graph, work: Path) -> tuple[int, dict[str, int]]:
-    """Flash bytes of the image and the size of each of its symbols."""
-    model, out = work / "model", work / "out"
-    for name, text in generate(graph).files.items():
-        write_bytes(model / name, text.encode())
-    command = ["make", "-s", "-C", str(ROOT / "firmware"), f"BOARD={BOARD}", f"MODEL_DIR={model}", f"OUT={out}"]
-    subprocess.run([*command, f"CACHE={work / 'cache'}"], check=True, stdout=subprocess.DEVNULL)
-    elf = str(out / "firmware.elf")
-    sizes = subprocess.run(["arm-none-eabi-size", "-A", elf], check=True, capture_output=True, text=True).stdout
-    sections = {name: int(size) for name, size in re.findall(r"^(\.\S+)\s+(\d+)", sizes, re.MULTILINE)}
-    flash = sum(sections.get(name, 0) for name in FLASH_SECTIONS)
-    names = subprocess.run(["arm-none-eabi-nm", "-S", elf], check=True, capture_output=True, text=True).stdout
+class Builder:
+    """Builds models for one board and says what is in their images."""
+
+    def __init__(self, board: str, work: Path) -> None:
+        self.board = board
+        self.work = work
+
+    def whole(self, graph: Graph, instruction_set: InstructionSet = "generic") -> dict[str, int]:
+        """Bytes of every section of an image in which every layer runs whole."""
+        return self.build(layer_by_layer(graph, instruction_set))
+
+    def streamed(self, graph: Graph, instruction_set: InstructionSet = "generic") -> dict[str, int]:
+        """The same with every layer streamed."""
+        return self.build(streamed(layer_by_layer(graph, instruction_set)))
+
+    def build(self, planned: Plan) -> dict[str, int]:
+        """Bytes of every section that the linker put into flash, by object file and name."""
+        model, out = self.work / "model", self.work / "out"
+        for name, text in write_model(planned).files.items():
+            write_bytes(model / name, text.encode())
+        command = ["make", "-s", "-C", str(ROOT / "firmware"), f"BOARD={self.board}", f"MODEL_DIR={model}"]
+        command += [f"OUT={out}", f"CACHE={self.work / 'cache'}"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return sections(out / "firmware.map")
+
+
+def sections(path: Path) -> dict[str, int]:
+    """What a linker's map says is in flash: aligned bytes by object file and section."""
+    text = path.read_text(encoding="utf-8").split("Linker script and memory map", 1)[1]
+    text = re.sub(r"^( \.\S+)\n\s+(?=0x)", r"\1 ", text, flags=re.MULTILINE)  # a long name has a line of its own
+    found: dict[str, int] = {}
+    for name, address, size, origin in PLACED.findall(text):
+        if int(address, 16) in FLASH or name.startswith(".data"):
+            member = re.sub(r".*[/(]([^/()]+)\)?$", r"\1", origin)
+            key = f"{member}:{name}"
+            found[key] = found.get(key, 0) + align(int(size, 16))
+    return {key: size for key, size in found.items() if size}
+
+
+def layer_by_layer(graph: Graph, instruction_set: InstructionSet) -> Plan:
+    """A plan in which no two buffers share a byte, so that the generator alone decides the sizes."""
+    planned = plan(graph, instruction_set)
+    layers = tuple(range(len(graph.operators)))
+    last = len(layers)
+    buffers, end = [], 0
+    for buffer in planned.buffers:
+        buffers.append(dataclasses.replace(buffer, offset=end, ring_rows=None, first_step=-1, last_step=last))
+        end += align(buffer.size_bytes)
+    return dataclasses.replace(
+        planned,
+        segments=tuple(Segment((layer,)) for layer in layers),
+        order=layers,
+        buffers=tuple(buffers),
+        counters_at=None,
+        arena_bytes=end,
+    )
+
+
+def streamed(planned: Plan) -> Plan:
+    """The same with every layer streamed through rings, as far as the generator can tell; it computes nothing."""
+    graph = planned.graph
+    counters = Buffer("row counters", None, 2 * len(graph.operators), -1, 0, planned.arena_bytes)
+    rings = dict.fromkeys(graph.inputs, INPUT_RING) | dict.fromkeys(graph.outputs, OUTPUT_RING)
+    return dataclasses.replace(
+        planned,
+        segments=(Segment(tuple(range(len(graph.operators))), streamed=True),),
+        order=tuple(i for i, operator in enumerate(graph.operators) for _ in range(units(graph, operator))),
+        buffers=(
+            *(
+                buffer if buffer.tensor is None else dataclasses.replace(buffer, ring_rows=rings.get(buffer.tensor))
+                for buffer in planned.buffers
+            ),
+            counters,
+        ),
+        counters_at=len(planned.buffers),
+        arena_bytes=planned.arena_bytes + align(counters.size_bytes),
+    )
+
+
+def is_layer(key: str) -> bool:
+    """Whether a section is a layer's function or constants."""
+    return key.startswith("model.o:") and "tn_layer_" in key
+
+
+def layer_call(found: dict[str, int]) -> int:
+    """Bytes of the function of layer 0."""
+    return found["model.o:.text.tn_layer_000"]
+
+
+def measure(builder: Builder, instruction_set: InstructionSet) -> dict[str, object]:
+    """The table of one core."""
+    view, *layers = single_layer_graphs()
+    empty = builder.whole(with_random_weights(view))
+    pointers = empty["model.o:.rodata.tn_model_layers"]
     symbols: dict[str, int] = {}
-    for size, kind, name in re.findall(r"^\w+ (\w+) (\w) (\S+)$", names, re.MULTILINE):
-        if kind in "tTrRdDW":
-            symbols[name] = symbols.get(name, 0) + int(size, 16)
-    return flash, symbols
+    kernels: dict[str, dict[str, object]] = {
+        VIEW.name: {"symbols": [], "call": layer_call(empty), "streamed_call": 0, "struct": 0}
+    }
+    for graph, used in product(map(with_random_weights, layers), ("generic", instruction_set)):
+        operator = graph.operators[0]
+        kernel = kernel_of(graph, operator, used)
+        if kernel.name in kernels:
+            continue
+        found = builder.whole(graph, used)
+        pulled = {key: size for key, size in found.items() if key not in empty and not is_layer(key)}
+        structs = [key for key in found if re.search(r"\.rodata\.tn_layer_000_(parameters|part_0)$", key)]
+        symbols |= pulled
+        kernels[kernel.name] = {
+            "symbols": sorted(pulled),
+            "call": layer_call(found),
+            "streamed_call": layer_call(builder.streamed(graph, used)) if is_streamable(graph, operator) else 0,
+            "struct": found[structs[0]],
+        }
+    check_complete(kernels, all_kernels(instruction_set))
+    chain = with_random_weights(chain_of_relus(LONG_CHAIN))
+    streamed_rest, whole_rest = (
+        sum(size for key, size in found.items() if not is_layer(key) and not key.endswith("tn_model_order"))
+        for found in (builder.streamed(chain), builder.whole(chain))
+    )
+    return {
+        "empty_model_bytes": sum(empty.values()) - layer_call(empty) - pointers,
+        "stream_bytes": streamed_rest - whole_rest,
+        "kernels": dict(sorted(kernels.items())),
+        "symbols": dict(sorted(symbols.items())),
+    }
 
 
-def aligned(size: int) -> int:
-    """Sections start at multiples of four."""
-    return -(-size // 4) * 4
+def check_complete(kernels: dict[str, dict[str, object]], expected: tuple[Kernel, ...]) -> None:
+    """Stop when no single layer runs one of the kernels."""
+    missing = sorted({kernel.name for kernel in expected} - kernels.keys())
+    if missing:
+        sys.exit(f"no layer of scripts/single_layers.py runs {', '.join(missing)}: add one")
 
 
 def main() -> None:
     """Build everything and write the table."""
-    view, *layers = single_layer_graphs()
-    with tempfile.TemporaryDirectory() as folder:
-        empty_flash, empty_symbols = build(with_random_weights(view), Path(folder))
-        view_code = aligned(empty_symbols["tn_layer_000"])
-        pointer = 4
-        symbols: dict[str, int] = {}
-        kernels: dict[str, dict[str, object]] = {"view": {"symbols": [], "call": view_code, "struct": 0}}
-        for graph in layers:
-            kernel = kernel_of(graph, graph.operators[0])
-            _, found = build(with_random_weights(graph), Path(folder))
-            pulled = {name: aligned(size) for name, size in found.items() if name not in empty_symbols}
-            layer_data = {name: pulled.pop(name) for name in list(pulled) if name.startswith("tn_layer_")}
-            structs = [name for name in layer_data if name.endswith("_parameters") or "_part_" in name]
-            symbols |= pulled
-            kernels[kernel] = {
-                "symbols": sorted(pulled),
-                "call": aligned(found["tn_layer_000"]),
-                "struct": layer_data[structs[0]] * len(structs),
-            }
+    cores = {}
+    for core, board, instruction_set in BOARDS:
+        with tempfile.TemporaryDirectory() as folder:
+            cores[core] = measure(Builder(board, Path(folder)), instruction_set)
+        print(f"{core}: an empty model takes {cores[core]['empty_model_bytes']} bytes", file=sys.stderr)
     version = subprocess.run(["arm-none-eabi-gcc", "--version"], check=True, capture_output=True, text=True).stdout
-    table = {
-        "toolchain": version.splitlines()[0],
-        "cores": {
-            CORE: {
-                "empty_model_bytes": empty_flash - view_code - pointer,
-                "kernels": dict(sorted(kernels.items())),
-                "symbols": dict(sorted(symbols.items())),
-            }
-        },
-    }
+    table = {"toolchain": version.splitlines()[0], "cores": cores}
     write_bytes(ROOT / "export" / "code_sizes.json", (json.dumps(table, indent=1) + "\n").encode())
-    print(f"an empty model takes {empty_flash} bytes", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -60,3 +60,13 @@ def single_layer_graphs(side: int = 4, channels: int = 4) -> list[Graph]:
     add(OpKind.QUANTIZE, image, image, types=("float32", "int8"))
     add(OpKind.DEQUANTIZE, image, image, types=("int8", "float32"))
     return graphs
+
+
+def chain_of_relus(layers: int, side: int = 4, channels: int = 4) -> Graph:
+    """So many layers of the same kernel, one after the other."""
+    quantization = Quantization((0.5,), (0,))
+    tensors = tuple(
+        Tensor(f"value {i}", (1, side, side, channels), DType.INT8, quantization) for i in range(layers + 1)
+    )
+    operators = tuple(Operator(OpKind.RELU, f"layer {i}", (i,), (i + 1,)) for i in range(layers))
+    return Graph("chain", tensors, operators, (0,), (layers,))

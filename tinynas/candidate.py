@@ -34,12 +34,13 @@ class CandidateCosts:
 
     def __call__(self, architecture: Architecture) -> Costs:
         graph = self.graph(architecture)
+        planned = plan(graph, self.profile.instruction_set)
         latency_ms = self.cost_model.latency_ms(graph, self.profile)
         return Costs(
             macs=total_macs(graph),
             parameters=parameters(graph),
-            sram_bytes=plan(graph).arena_bytes,
-            flash_bytes=flash_bytes(graph, self.profile),
+            sram_bytes=planned.arena_bytes,
+            flash_bytes=flash_bytes(planned, self.profile),
             latency_ms=latency_ms,
             energy_mj=self.profile.energy_mj(latency_ms),
         )

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import nnls
 
-from devices.profile import DeviceProfile
+from devices.profile import DeviceProfile, InstructionSet
 from devices.store import data_folder
 from export.graph import Graph, Operator, macs
-from export.kernels import kernel_of
+from export.kernels import kernels_of
 from tinynas.errors import SearchError
 from tinynas.files import write_atomically
 
@@ -96,7 +96,7 @@ class CostModel:
 
     def latency_ms(self, graph: Graph, profile: DeviceProfile) -> float:
         """Predicted latency of ``graph`` on the part."""
-        return profile.latency_ms(self.cycles(layer_features(graph)))
+        return profile.latency_ms(self.cycles(layer_features(graph, profile.instruction_set)))
 
     def refit(self, measured: Sequence[MeasuredNetwork]) -> CostModel:
         """New coefficients from per-layer measurements, drawn towards this model's where the data say little.
@@ -180,13 +180,16 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
     return (concordant - discordant) / denominator if denominator else 1.0
 
 
-def layer_features(graph: Graph) -> tuple[LayerFeatures, ...]:
-    """The features of every layer of ``graph``, in order."""
-    return tuple(_features(graph, operator) for operator in graph.operators)
+def layer_features(graph: Graph, instruction_set: InstructionSet) -> tuple[LayerFeatures, ...]:
+    """The features of every layer of ``graph``, in order, with the kernels of an instruction set."""
+    kernels = kernels_of(graph, instruction_set)
+    return tuple(
+        LayerFeatures(kernel.name, _features(graph, operator))
+        for operator, kernel in zip(graph.operators, kernels, strict=True)
+    )
 
 
-def _features(graph: Graph, operator: Operator) -> LayerFeatures:
-    kernel = kernel_of(graph, operator)
+def _features(graph: Graph, operator: Operator) -> tuple[float, ...]:
     output = graph.output_tensor(operator)
     work = macs(graph, operator)
     if not work:  # pools, means and element-wise layers touch each input element once per window that covers it
@@ -194,7 +197,7 @@ def _features(graph: Graph, operator: Operator) -> LayerFeatures:
         work = max(graph.input_tensors(operator)[0].elements, output.elements * taps)
     pixels = output.elements // output.shape[-1]
     rows = output.shape[1] if len(output.shape) == 4 else 1
-    return LayerFeatures(kernel, (float(work), float(output.elements), float(pixels), float(rows), 1.0))
+    return float(work), float(output.elements), float(pixels), float(rows), 1.0
 
 
 @cache

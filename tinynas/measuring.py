@@ -23,7 +23,7 @@ from tinynas.cost_model import MeasuredNetwork, layer_features
 def build_image(graph: Graph, profile: DeviceProfile, folder: Path) -> FirmwareImage:
     """The firmware that carries ``graph``, built in ``folder``."""
     sources = folder / "model"
-    for name, text in generate(graph).files.items():
+    for name, text in generate(graph, profile.instruction_set).files.items():
         write_bytes(sources / name, text.encode())
     return build_firmware(sources, profile, folder)
 
@@ -48,14 +48,15 @@ def measure_graph(
         board.flash(build_image(graph, profile, Path(folder)))
         measurement = board.measure(random_inputs(graph, 1, seed=0), runs)
     if store is not None:
-        features = [dataclasses.asdict(layer) for layer in layer_features(graph)]
+        features = [dataclasses.asdict(layer) for layer in layer_features(graph, profile.instruction_set)]
         store.add(measurement, graph.name, features)
     return measurement
 
 
-def measured_network(graph: Graph, measurement: Measurement) -> MeasuredNetwork:
+def measured_network(graph: Graph, profile: DeviceProfile, measurement: Measurement) -> MeasuredNetwork:
     """What the cost model learns from one measurement."""
-    return MeasuredNetwork(layer_features(graph), tuple(float(cycles) for cycles in measurement.layer_cycles))
+    cycles = tuple(float(count) for count in measurement.layer_cycles)
+    return MeasuredNetwork(layer_features(graph, profile.instruction_set), cycles)
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,7 +192,7 @@ def _figures(fit: Fit) -> FitFigures:
 
 
 def _memory(workspace: Workspace, architecture: Architecture) -> MemoryMap:
-    planned = plan(workspace.costs(workspace.first_model).graph(architecture))
+    planned = plan(workspace.costs(workspace.first_model).graph(architecture), workspace.profile.instruction_set)
     last_step = len(planned.graph.operators) - 1
     return MemoryMap(
         layer_names=tuple(operator.name for operator in planned.graph.operators),
@@ -211,7 +211,8 @@ def _layers(workspace: Workspace, architecture: Architecture) -> tuple[LayerCycl
     measured = workspace.measured("trained").get(architecture)
     cycles = measured and measured.layer_cycles
     if not cycles or len(cycles) != len(graph.operators):
-        cycles = tuple(round(workspace.best_model.layer_cycles(layer)) for layer in layer_features(graph))
+        features = layer_features(graph, workspace.profile.instruction_set)
+        cycles = tuple(round(workspace.best_model.layer_cycles(layer)) for layer in features)
     return tuple(
         LayerCycles(operator.name, operator.kind.value, macs(graph, operator), float(count))
         for operator, count in zip(graph.operators, cycles, strict=True)

@@ -19,7 +19,6 @@ from export.codegen import generate
 from export.flash import flash_bytes
 from export.graph import Graph
 from export.manifest import write_manifest
-from export.planner import plan
 from export.reader import read_tflite
 from export.synthetic import with_random_weights
 from tinynas import output
@@ -142,7 +141,10 @@ def measured_networks(workspace: Workspace) -> list[MeasuredNetwork]:
     """What the study measured with random weights, in the form that the cost model learns from."""
     costs = workspace.costs(workspace.first_model)
     return [
-        MeasuredNetwork(layer_features(costs.graph(architecture)), tuple(map(float, event.layer_cycles)))
+        MeasuredNetwork(
+            layer_features(costs.graph(architecture), workspace.profile.instruction_set),
+            tuple(map(float, event.layer_cycles)),
+        )
         for architecture, event in workspace.measured("random").items()
     ]
 
@@ -278,7 +280,8 @@ def export_candidate(
     inputs, labels = _inputs(workspace, data.test_images[compared], architecture), data.test_labels[compared]
     outputs = run_stages(network, onnx_path, float_path, int8_path, inputs)
     graph = read_tflite(int8_path)
-    write_bundle(generate(graph), folder / "c")
+    model = generate(graph, workspace.profile.instruction_set)
+    write_bundle(model, folder / "c")
     settings: dict[str, object] = {
         "architecture": str(architecture),
         "device": workspace.profile.name,
@@ -308,8 +311,8 @@ def export_candidate(
         architecture=architecture,
         folder=os.path.relpath(folder, study.folder),
         accuracy=agreement.accuracy,
-        sram_bytes=plan(graph).arena_bytes,
-        flash_bytes=flash_bytes(graph, workspace.profile),
+        sram_bytes=model.plan.arena_bytes,
+        flash_bytes=flash_bytes(model.plan, workspace.profile),
     )
     study.append(event)
     return event

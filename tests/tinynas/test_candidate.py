@@ -9,7 +9,6 @@ import pytest
 from devices.profile import DeviceProfile, load_profile
 from export.codegen import generate
 from export.flash import flash_bytes
-from export.planner import plan
 from export.synthetic import with_random_weights
 from tinynas.candidate import CandidateCosts, parameters, total_macs
 from tinynas.cost_model import CostModel, prior
@@ -30,9 +29,10 @@ def test_costs_are_the_compilers(seed: int) -> None:
     architecture = SPACE.sample(random.Random(seed), SHAPE)
     costs = costs_on(DEVICE)(architecture)
     graph = with_random_weights(costs_on(DEVICE).graph(architecture))
-    assert costs.sram_bytes == plan(graph).arena_bytes
-    assert f"TN_MODEL_ARENA_BYTES {costs.sram_bytes}" in generate(graph).files["model.h"]
-    assert costs.flash_bytes == flash_bytes(graph, DEVICE)
+    model = generate(graph, DEVICE.instruction_set)
+    assert costs.sram_bytes == model.plan.arena_bytes
+    assert f"TN_MODEL_ARENA_BYTES {costs.sram_bytes}" in model.files["model.h"]
+    assert costs.flash_bytes == flash_bytes(model.plan, DEVICE)
     assert costs.energy_mj == DEVICE.energy_mj(costs.latency_ms)
 
 

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from devices.profile import device_names, load_profile
-from export import kernels
-from export.kernels import VIEW
+from export.kernels import VIEW, all_kernels
 from export.synthetic import with_random_weights
 from tinynas.cost_model import (
     FEATURES,
@@ -41,7 +40,7 @@ M4 = prior("cortex-m4")
 def networks(true: CostModel, count: int, seed: int = 0) -> list[MeasuredNetwork]:
     """Random architectures and the cycles that ``true`` gives their layers."""
     rng = random.Random(seed)
-    layers = [layer_features(lower(SPACE.sample(rng, SHAPE), SPACE, SHAPE, 10)) for _ in range(count)]
+    layers = [layer_features(lower(SPACE.sample(rng, SHAPE), SPACE, SHAPE, 10), "generic") for _ in range(count)]
     return [MeasuredNetwork(each, tuple(true.layer_cycles(layer) for layer in each)) for each in layers]
 
 
@@ -51,13 +50,6 @@ def scaled(model: CostModel, seed: int) -> CostModel:
     factors = {name: rng.uniform(0.3, 3) for name in model.coefficients}
     coefficients = {name: tuple(factors[name] * v for v in values) for name, values in model.coefficients.items()}
     return CostModel("true", coefficients, "synthetic", 0.25)
-
-
-def all_kernels() -> set[str]:
-    """Every kernel that a layer can be given to; some operators choose between two."""
-    chosen = {"tn_conv_1x1_s8", "tn_conv_generic_s8", "tn_quantize_float_s8", "tn_requantize_generic_s8"}
-    chosen |= {"tn_mean_rows_s8", "tn_pool_global_s8"}
-    return chosen | set(kernels._BY_KIND.values())
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -161,12 +153,13 @@ def test_comparing() -> None:
 
 @pytest.mark.parametrize("device", device_names())
 def test_every_device_has_a_prior_for_every_kernel(device: str) -> None:
-    model = prior(load_profile(device).core)
-    assert model.coefficients.keys() >= all_kernels()
+    profile = load_profile(device)
+    model = prior(profile.core)
+    assert model.coefficients.keys() >= {kernel.name for kernel in all_kernels(profile.instruction_set)}
     for values in model.coefficients.values():
         assert len(values) == len(FEATURES)
         assert all(value >= 0 for value in values)
-    busy = model.coefficients.keys() - {VIEW}
+    busy = model.coefficients.keys() - {VIEW.name}
     assert all(sum(model.coefficients[kernel]) > 0 for kernel in busy)
 
 
@@ -191,10 +184,10 @@ def test_the_calibrated_model_is_used_once_there_is_one(monkeypatch: pytest.Monk
 def test_features_say_what_a_layer_does() -> None:
     smallest = SPACE.extreme(SHAPE, largest=False)
     graph = lower(smallest, SPACE, SHAPE, 10)
-    stem = layer_features(graph)[0]
+    stem = layer_features(graph, "generic")[0]
     side, channels = smallest.resolution // SPACE.stem.stride, SPACE.channels(SPACE.stem.channels, smallest.width)
     outputs = side * side * channels
     assert stem.kernel == "tn_conv_generic_s8"
     assert stem.values == (outputs * SPACE.stem.kernel**2, outputs, side * side, side, 1)
     # The weights' values are no feature: a network is timed before it is trained.
-    assert layer_features(with_random_weights(graph)) == layer_features(graph)
+    assert layer_features(with_random_weights(graph), "generic") == layer_features(graph, "generic")

@@ -198,6 +198,6 @@ def _measure_random(
                 continue
             seen.add(str(architecture))
             graph: Graph = with_random_weights(lower(architecture, space, _CALIBRATION_INPUT, _CALIBRATION_CLASSES))
-            measured.append(measured_network(graph, measure_graph(graph, profile, board, store=store)))
+            measured.append(measured_network(graph, profile, measure_graph(graph, profile, board, store=store)))
             update(len(measured), samples, "networks")
     return measured

@@ -29,7 +29,7 @@ def check(model: Path, device: str) -> dict[str, Any]:
     """Plan a model for a device and say whether it fits; runs nothing."""
     profile = load_profile(device)
     graph = read_tflite(model)
-    planned = plan(graph)
+    planned = plan(graph, profile.instruction_set)
     verify_plan(planned)
     return check_plan(planned, profile)
 
@@ -38,13 +38,13 @@ def check_plan(planned: Plan, profile: DeviceProfile) -> dict[str, Any]:
     """What a plan takes of a device, and every reason why it does not fit."""
     graph = planned.graph
     cost_model = current_cost_model(profile)
-    cycles = [cost_model.layer_cycles(layer) for layer in layer_features(graph)]
+    cycles = [cost_model.layer_cycles(layer) for layer in layer_features(graph, profile.instruction_set)]
     latency_ms = profile.latency_ms(sum(cycles))
     costs = Costs(
         macs=total_macs(graph),
         parameters=sum(tensor.elements for tensor in graph.tensors if tensor.is_constant),
         sram_bytes=planned.arena_bytes,
-        flash_bytes=flash_bytes(graph, profile),
+        flash_bytes=flash_bytes(planned, profile),
         latency_ms=latency_ms,
         energy_mj=profile.energy_mj(latency_ms),
     )
@@ -120,10 +120,11 @@ def compile_model(model: Path, device: str, out: Path, layout: str) -> dict[str,
     """Write the C of a model, ready to drop into a project."""
     profile = load_profile(device)
     graph = read_tflite(model)
-    result = check_plan(plan(graph), profile)
+    generated = generate(graph, profile.instruction_set)
+    result = check_plan(generated.plan, profile)
     if not result["fits"]:
         raise SearchError(f"'{graph.name}' does not fit on {device}: {'; '.join(result['reasons'])}")
-    files = write_bundle(generate(graph), out, layout)
+    files = write_bundle(generated, out, layout)
     return {
         "files": [str(out / name) for name in files],
         "sram_bytes": result["sram_bytes"],

@@ -83,7 +83,7 @@ def _run_result(workspace: Workspace, outcome: SearchOutcome, winner: CandidateT
     fit = stages.refit_quality(workspace)
     graph = read_tflite(folder / stages.INT8_MODEL)
     return {
-        **check_plan(plan(graph), workspace.profile),
+        **check_plan(plan(graph, workspace.profile.instruction_set), workspace.profile),
         **predict_graph(graph, workspace.best_model, workspace.profile),
         **_search_result(workspace, outcome),
         **_exported_result(workspace, exported, folder),
