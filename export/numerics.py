@@ -130,7 +130,7 @@ def _quantize_float(value: float, quantization: Quantization) -> int:
 def conv_requantization(graph: Graph, operator: Operator) -> Requantization:
     """Parameters of CONV_2D and DEPTHWISE_CONV_2D. LiteRT's PopulateConvolutionQuantizationParams."""
     output = graph.output_tensor(operator)
-    pairs = [quantize_multiplier(real) for real in _effective_scales(graph, operator)]
+    pairs = [quantize_multiplier(real) for real in effective_scales(graph, operator)]
     if len(pairs) == 1:
         pairs *= output.shape[-1]
     quantization = quantization_of(output)
@@ -152,7 +152,7 @@ def fully_connected_requantization(graph: Graph, operator: Operator) -> WideRequ
     """
     output = graph.output_tensor(operator)
     quantization = quantization_of(output)
-    scales = _effective_scales(graph, operator)
+    scales = effective_scales(graph, operator)
     high, low, shifts = [], [], []
     for scale in scales:
         fraction, exponent = math.frexp(scale)
@@ -176,7 +176,7 @@ def fully_connected_requantization(graph: Graph, operator: Operator) -> WideRequ
     )
 
 
-def _effective_scales(graph: Graph, operator: Operator) -> list[float]:
+def effective_scales(graph: Graph, operator: Operator) -> list[float]:
     """Input scale × weight scale / output scale, in double precision and this order; one, or one per channel."""
     source, weights = graph.input_tensors(operator)[:2]
     output_scale = quantization_of(graph.output_tensor(operator)).scale
