@@ -40,18 +40,39 @@ typedef struct {
 void tn_conv_dsp_s8(const tn_conv_dsp_layer *layer, const int8_t *input, int8_t *output, int8_t *scratch,
                     uint32_t first, uint32_t rows);
 
-/* Not for callers: what the matrix multiplications load into s0-s5. */
+/* Not for callers: what the matrix multiplications need to know. */
 typedef struct {
-  const int8_t *windows; /* gathered */
+  /* s0-s8 */
+  const int8_t *windows; /* scratch */
   const int8_t *end;     /* of the windows; one less if halves below zero are to round away from zero */
-  uint32_t entry;        /* bytes from the unrolled loop's first instruction to its end, less 1 (Thumb) */
-  int8_t *output;
+  uint32_t entry;        /* bytes from where the unrolled loop is entered to its end, less 1 (Thumb) */
+  int8_t *output;        /* of the first pixel */
   uint32_t pixel_step, channel_step;
+  const uint32_t *stream, *stream_end;
+  uint32_t copy_entry; /* as entry, of the loop that gathers */
+  /* For three pixels at a time only. */
+  const int8_t *from;      /* the first pixel's first run */
+  uint32_t input_step;     /* from pixel to pixel */
+  int8_t *to;              /* where the first run's words go */
+  uint32_t copies;         /* of a run, in rounds of the unrolled loop */
+  uint32_t next_row;       /* from a run's end to the next row's */
+  const int8_t *input_end; /* of the ring */
+  uint32_t rows;           /* to be gathered; 0: somebody else has done that */
+  int8_t *tails;           /* where the first run's last bytes go */
+  uint32_t tail, ring_bytes, blocks;
 } tn_conv_dsp_block;
 
-enum { TN_THREE_STEP_BYTES = 88, TN_THREE_UNROLLED = 8, TN_TWO_STEP_BYTES = 64, TN_TWO_UNROLLED = 4 };
+enum {
+  TN_THREE_STEP_BYTES = 88,
+  TN_THREE_UNROLLED = 8,
+  TN_COPY_STEP_BYTES = 36,
+  TN_COPY_UNROLLED = 4,
+  TN_TWO_STEP_BYTES = 64,
+  TN_TWO_UNROLLED = 4
+};
 
-void tn_matmul_three_dsp_s8(const tn_conv_dsp_block *block, const uint32_t *stream);
-void tn_matmul_two_dsp_s8(const tn_conv_dsp_block *block, const uint32_t *stream);
+/* Gathers and multiplies three pixels, blocks times, and moves on from and output. */
+void tn_matmul_three_dsp_s8(tn_conv_dsp_block *block);
+void tn_matmul_two_dsp_s8(const tn_conv_dsp_block *block);
 
 #endif

@@ -57,129 +57,52 @@ static inline void put_byte(int8_t *to, uint32_t stride, uint32_t index, int8_t 
 static __attribute__((noinline)) void gather_one(const conv_call *c, const kernel_rows *rows, uint32_t x, int8_t *to,
                                                  uint32_t stride) {
   const tn_conv_dsp_layer *layer = c->layer;
-  uint32_t runs = layer->runs_per_row, word_bytes = c->run_words * 4;
-  int32_t channels = layer->input.channels, step = layer->window.dilation_columns * channels;
-  int32_t offset = ((int32_t)x * layer->window.stride_columns - layer->window.padding_left) * channels;
-  int inner = (int32_t)x >= c->inner_first && (int32_t)x < c->inner_last;
-  if (!inner || rows->count < layer->window.kernel_rows) fill(to, stride, layer->steps, c->outside);
-  int8_t *tails = to + layer->window.kernel_rows * runs * c->run_words * stride;
-  uint32_t tail_index = rows->first * runs * c->run_tail;
-  to += rows->first * runs * c->run_words * stride;
-  const int8_t *row = rows->at;
-  for (uint32_t n = rows->count; n; n--) {
-    int32_t start = offset;
-    for (uint32_t m = runs; m; m--) {
-      int32_t first = 0, last = layer->run_bytes;
-      if (!inner) {
-        if (start < 0) first = -start;
-        if (start + last > (int32_t)c->row_bytes) last = (int32_t)c->row_bytes - start;
-      }
-      const int8_t *from = row + (start + first);
-      while (first < last) {
-        uint32_t index = (uint32_t)first, end = (uint32_t)last < word_bytes ? (uint32_t)last : word_bytes;
-        if (index % 4 == 0 && index + 4 <= end) {
-          int8_t *at = to + index / 4 * stride;
-          do {
-            uint32_t word;
-            memcpy(&word, from, sizeof word);
-            *(uint32_t *)(void *)at = word ^ FLIP;
-            at += stride;
-            from += 4;
-            index += 4;
-          } while (index + 4 <= end);
-          first = (int32_t)index;
-          continue;
-        }
-        if (index < word_bytes) {
-          put_byte(to, stride, index, *from++);
-        } else {
-          put_byte(tails, stride, tail_index + index - word_bytes, *from++);
-        }
-        first++;
-      }
-      to += c->run_words * stride;
-      tail_index += c->run_tail;
-      start += step;
-    }
-    row = next_row(c, row);
+  const tn_window *w = &layer->window;
+  uint32_t runs = layer->runs_per_row, words = c->run_words, tail = c->run_tail;
+  int32_t bytes = layer->run_bytes, channels = layer->input.channels;
+  int32_t offset = ((int32_t)x * w->stride_columns - w->padding_left) * channels;
+  int8_t *tails = to + w->kernel_rows * runs * words * stride;
+  if (rows->count < w->kernel_rows || (int32_t)x < c->inner_first || (int32_t)x >= c->inner_last) {
+    fill(to, stride, layer->steps, c->outside);
   }
-}
-
-/* The words of one run of three pixels, step bytes apart; returns where the next run's words go. */
-static inline int8_t *copy_three(int8_t *to, const int8_t *from, uint32_t step, uint32_t words) {
-  const int8_t *from1 = from + step, *from2 = from1 + step;
-  uint32_t a, b, c, d, e, f;
-  __asm volatile(
-      "lsrs %[n], %[n], #1\n"
-      "bcc 1f\n"
-      "ldr %[a], [%[x]], #4\n"
-      "ldr %[b], [%[y]], #4\n"
-      "ldr %[c], [%[z]], #4\n"
-      "eor %[a], %[a], %[flip]\n"
-      "eor %[b], %[b], %[flip]\n"
-      "eor %[c], %[c], %[flip]\n"
-      "str %[b], [%[to], #4]\n"
-      "str %[c], [%[to], #8]\n"
-      "str %[a], [%[to]], #12\n"
-      "1: beq 3f\n"
-      "2: ldr %[a], [%[x]], #4\n"
-      "ldr %[b], [%[y]], #4\n"
-      "ldr %[c], [%[z]], #4\n"
-      "ldr %[d], [%[x]], #4\n"
-      "ldr %[e], [%[y]], #4\n"
-      "ldr %[f], [%[z]], #4\n"
-      "eor %[a], %[a], %[flip]\n"
-      "eor %[b], %[b], %[flip]\n"
-      "eor %[c], %[c], %[flip]\n"
-      "eor %[d], %[d], %[flip]\n"
-      "eor %[e], %[e], %[flip]\n"
-      "eor %[f], %[f], %[flip]\n"
-      "str %[b], [%[to], #4]\n"
-      "str %[c], [%[to], #8]\n"
-      "str %[d], [%[to], #12]\n"
-      "str %[e], [%[to], #16]\n"
-      "str %[f], [%[to], #20]\n"
-      "str %[a], [%[to]], #24\n"
-      "subs %[n], %[n], #1\n"
-      "bne 2b\n"
-      "3:\n"
-      : [to] "+r"(to), [x] "+r"(from), [y] "+r"(from1), [z] "+r"(from2), [n] "+r"(words), [a] "=&r"(a), [b] "=&r"(b),
-        [c] "=&r"(c), [d] "=&r"(d), [e] "=&r"(e), [f] "=&r"(f)
-      : [flip] "i"(FLIP)
-      : "cc", "memory");
-  return to;
-}
-
-/* Three neighbouring pixels that reach over neither the left nor the right border. */
-static __attribute__((noinline)) void gather_three(const conv_call *c, const kernel_rows *rows, uint32_t x,
-                                                   int8_t *to) {
-  const tn_conv_dsp_layer *layer = c->layer;
-  uint32_t runs = layer->runs_per_row, channels = layer->input.channels, words = c->run_words, tail = c->run_tail;
-  uint32_t step = layer->window.stride_columns * channels;
-  uint32_t offset = (x * layer->window.stride_columns - layer->window.padding_left) * channels;
-  if (rows->count < layer->window.kernel_rows) fill(to, 4, 3u * layer->steps, c->outside);
-  int8_t *tails = to + layer->window.kernel_rows * runs * words * 12;
-  uint32_t tail_index = rows->first * runs * tail;
-  to += rows->first * runs * words * 12;
-  const int8_t *row = rows->at;
-  for (uint32_t n = rows->count; n; n--) {
-    const int8_t *from = row + offset;
-    for (uint32_t m = runs; m; m--) {
-      to = copy_three(to, from, step, words);
-      const int8_t *rest = from + words * 4;
-      for (uint32_t i = tail; i; i--) {
-        int8_t *at = tails + tail_index / 4 * 12 + tail_index % 4;
-        int32_t flip = tail_index & 1 ? 0 : -128;
-        int32_t pixel0 = rest[0], pixel1 = rest[step], pixel2 = rest[2 * step];
-        at[0] = (int8_t)(pixel0 ^ flip);
-        at[4] = (int8_t)(pixel1 ^ flip);
-        at[8] = (int8_t)(pixel2 ^ flip);
-        rest++;
-        tail_index++;
+  for (uint32_t run = 0; run < runs; run++) {
+    /* What lies inside of the input: bytes [first, last), among them whole words [4 * word, word_end). */
+    int32_t first = offset < 0 ? -offset : 0;
+    int32_t last = offset + bytes > (int32_t)c->row_bytes ? (int32_t)c->row_bytes - offset : bytes;
+    uint32_t word = ((uint32_t)first + 3) / 4;
+    int32_t word_end = (last < bytes ? last : (int32_t)words * 4) & ~3;
+    uint32_t index = rows->first * runs + run;
+    int8_t *run_to = to + index * words * stride;
+    const int8_t *row = rows->at;
+    for (uint32_t n = first < last ? rows->count : 0; n; n--) {
+      int32_t i = first;
+      while (i < last) {
+        if (i % 4 == 0 && i < word_end) {
+          const int8_t *from = row + (offset + i);
+          int8_t *at = run_to + word * stride;
+          do {
+            uint32_t value;
+            memcpy(&value, from, sizeof value);
+            *(uint32_t *)(void *)at = value ^ FLIP;
+            at += stride;
+            from += sizeof value;
+            i += (int32_t)sizeof value;
+          } while (i < word_end);
+        } else {
+          int8_t value = row[offset + i];
+          if (i < (int32_t)words * 4) {
+            put_byte(run_to, stride, (uint32_t)i, value);
+          } else {
+            put_byte(tails, stride, index * tail + (uint32_t)i - words * 4, value);
+          }
+          i++;
+        }
       }
-      from += layer->window.dilation_columns * channels;
+      run_to += runs * words * stride;
+      index += runs;
+      row = next_row(c, row);
     }
-    row = next_row(c, row);
+    offset += w->dilation_columns * channels;
   }
 }
 
@@ -210,30 +133,39 @@ static void clamp(int8_t *at, uint32_t bytes, int8_t minimum, int8_t maximum) {
   }
 }
 
-static tn_conv_dsp_block block_of(const tn_conv_dsp_layer *layer, int8_t *output, const int8_t *windows,
-                                  uint32_t pixels, uint32_t unrolled, uint32_t step_bytes) {
-  uint32_t more = layer->steps - 1u; /* than the first, which is not in the loop */
-  uint32_t partial = more ? (more - 1) % unrolled + 1 : 0;
-  tn_conv_dsp_block block = {windows,
-                             windows + 4u * pixels * layer->steps - !layer->negatives_may_vary,
-                             partial * step_bytes - 1,
-                             output,
-                             layer->output.channels,
-                             1};
-  if (layer->output_planes) {
-    block.pixel_step = 1;
-    block.channel_step = layer->output.columns;
-  }
+/* Where to enter a loop of unrolled steps that are step_bytes long, in order to do so many. */
+static inline uint32_t entry_of(uint32_t steps, uint32_t unrolled, uint32_t step_bytes) {
+  return (steps ? (steps - 1) % unrolled + 1 : 0) * step_bytes - 1;
+}
+
+static tn_conv_dsp_block block_of(const tn_conv_dsp_layer *layer, const int8_t *windows, uint32_t pixels,
+                                  uint32_t entry) {
+  uint32_t channels = layer->output.channels, steps = layer->steps;
+  tn_conv_dsp_block block;
+  block.windows = windows;
+  block.end = windows + 4 * pixels * steps - !layer->negatives_may_vary;
+  block.entry = entry;
+  block.pixel_step = layer->output_planes ? 1 : channels;
+  block.channel_step = layer->output_planes ? layer->output.columns : 1;
+  block.stream = layer->stream;
+  block.stream_end = layer->stream + (channels + 1) / 2 * (2 * steps + 7);
   return block;
 }
 
 /* Output rows from y on, pixels in all, that lie next to each other in memory. */
 static void convolve(const conv_call *c, uint32_t y, uint32_t pixels, int8_t *output, int8_t *scratch) {
   const tn_conv_dsp_layer *layer = c->layer;
-  tn_conv_dsp_block three = block_of(layer, output, scratch, 3, TN_THREE_UNROLLED, TN_THREE_STEP_BYTES);
-  tn_conv_dsp_block two = block_of(layer, output, scratch, 2, TN_TWO_UNROLLED, TN_TWO_STEP_BYTES);
-  uint32_t channels = layer->output.channels;
-  const uint32_t *last_pair = layer->stream + channels / 2 * (2u * layer->steps + 7);
+  const tn_window *w = &layer->window;
+  uint32_t steps = layer->steps, words = c->run_words, tail = c->run_tail, channels = layer->input.channels;
+  tn_conv_dsp_block two = block_of(layer, scratch, 2, entry_of(steps - 1, TN_TWO_UNROLLED, TN_TWO_STEP_BYTES));
+  tn_conv_dsp_block three = block_of(layer, scratch, 3, entry_of(steps - 1, TN_THREE_UNROLLED, TN_THREE_STEP_BYTES));
+  three.copy_entry = entry_of(words, TN_COPY_UNROLLED, TN_COPY_STEP_BYTES);
+  three.copies = (words + TN_COPY_UNROLLED - 1) / TN_COPY_UNROLLED;
+  three.input_step = w->stride_columns * channels;
+  three.next_row = w->dilation_rows * c->row_bytes - layer->run_bytes;
+  three.input_end = c->input + c->ring_bytes;
+  three.tail = tail;
+  three.ring_bytes = c->ring_bytes;
   kernel_rows rows = rows_of(c, y);
   uint32_t x = 0, pixel_step = three.pixel_step;
   while (pixels) {
@@ -241,34 +173,48 @@ static void convolve(const conv_call *c, uint32_t y, uint32_t pixels, int8_t *ou
       x = 0;
       rows = rows_of(c, ++y);
     }
-    /* Pairs are better than a single pixel, which is computed as a pair that is stored in one place. */
+    int32_t inner = c->inner_last - (int32_t)x;
+    uint32_t blocks = 0;
+    if (layer->runs_per_row == 1 && (int32_t)x >= c->inner_first && inner >= 3) {
+      blocks = ((uint32_t)inner < pixels ? (uint32_t)inner : pixels) / 3;
+      if (pixels - 3 * blocks == 1) blocks--; /* two pairs are better than a single pixel */
+    }
+    three.output = two.output = output;
+    if (blocks) {
+      uint32_t offset = (x * w->stride_columns - w->padding_left) * channels;
+      uint32_t run = rows.first, tail_index = run * tail;
+      if (rows.count < w->kernel_rows) fill(scratch, 4, 3 * steps, c->outside);
+      three.from = rows.at + offset;
+      three.to = scratch + run * words * 12;
+      three.tails = scratch + w->kernel_rows * words * 12 + tail_index / 4 * 12 + tail_index % 4;
+      three.rows = rows.count;
+      three.blocks = blocks;
+      tn_matmul_three_dsp_s8(&three);
+      x += 3 * blocks;
+      pixels -= 3 * blocks;
+      output += 3 * blocks * pixel_step;
+      continue;
+    }
     uint32_t count = pixels == 4 || pixels < 3 ? 2 : 3;
-    uint32_t advance = pixels < count ? pixels : count;
-    if (count == 3 && (int32_t)x >= c->inner_first && (int32_t)x + 3 <= c->inner_last) {
-      gather_three(c, &rows, x, scratch);
-      x += 3;
-    } else {
-      for (uint32_t i = 0; i < count; i++) {
-        if (x == c->columns) {
-          x = 0;
-          rows = rows_of(c, ++y);
-        }
-        gather_one(c, &rows, x, scratch + 4 * i, 4 * count);
-        x += advance >= count;
+    for (uint32_t i = 0; i < count; i++) {
+      if (x == c->columns) {
+        x = 0;
+        rows = rows_of(c, ++y);
       }
+      gather_one(c, &rows, x, scratch + 4 * i, 4 * count);
+      x += pixels > 1; /* a single pixel is a pair that is stored in one place */
     }
-    tn_conv_dsp_block *block = count == 3 ? &three : &two;
-    void (*multiply)(const tn_conv_dsp_block *, const uint32_t *) =
-        count == 3 ? tn_matmul_three_dsp_s8 : tn_matmul_two_dsp_s8;
-    block->output = output;
-    if (advance == 1) block->pixel_step = 0;
-    multiply(block, layer->stream);
-    if (channels & 1) {
-      block->output = output + (channels - 2) * block->channel_step;
-      multiply(block, last_pair);
+    if (count == 3) {
+      three.rows = 0;
+      three.blocks = 1;
+      tn_matmul_three_dsp_s8(&three);
+    } else {
+      if (pixels == 1) two.pixel_step = 0;
+      tn_matmul_two_dsp_s8(&two);
     }
-    output += advance * pixel_step;
-    pixels -= advance;
+    if (pixels < count) break;
+    pixels -= count;
+    output += count * pixel_step;
   }
 }
 

@@ -29,17 +29,17 @@
   "smlsdx r5, r12, r8, r5\n"                       \
   "smlsdx r6, r12, r9, r6\n"
 
-__attribute__((naked)) void tn_matmul_two_dsp_s8(const tn_conv_dsp_block *block __attribute__((unused)),
-                                                 const uint32_t *stream __attribute__((unused))) {
+__attribute__((naked)) void tn_matmul_two_dsp_s8(const tn_conv_dsp_block *block __attribute__((unused))) {
   __asm volatile(
       ".syntax unified\n"
       "push {r4-r11, lr}\n"
-      "vldmia r0, {s0-s5}\n"
+      "vldmia r0, {s0-s7}\n"
       "adr.w r7, 2f\n"
       "vmov r3, s2\n"
       "subs r7, r7, r3\n"
       "vmov r4, s3\n"
       "vmov r10, s1\n"
+      "vmov r1, s6\n"
       "0: vmov r0, s0\n"
       "ldr r2, [r1], #4\n"
       "ldr r5, [r1], #4\n"
@@ -80,7 +80,12 @@ __attribute__((naked)) void tn_matmul_two_dsp_s8(const tn_conv_dsp_block *block 
       "strb r6, [r4, r0]\n"
       "add r4, r4, r8\n"
       "bmi 0b\n"
+      "vmov r0, s7\n"
+      "cmp r1, r0\n"
+      "bne 5f\n"
       "pop {r4-r11, pc}\n"
+      "5: sub r4, r4, r8\n"
+      "b 0b\n"
       "4: asr lr, r2, #31\n"
       "add lr, r0, lr, lsl #7\n"
       "smmla r2, r2, r8, lr\n"
