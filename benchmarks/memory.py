@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from devices.boards import resolve_board
 from devices.profile import load_profile
@@ -67,7 +68,7 @@ def main() -> None:
     raise SystemExit(0 if good else 1)
 
 
-def measure(shapes: Graph, inputs: int) -> dict[str, float | str]:
+def measure(shapes: Graph, inputs: int) -> dict[str, Any]:
     """Plan, build, run and compare one network with random weights."""
     profile = load_profile(DEVICE)
     content = write_tflite(with_random_weights(shapes))

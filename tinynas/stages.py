@@ -19,7 +19,7 @@ from export.codegen import generate
 from export.flash import flash_bytes
 from export.graph import Graph
 from export.manifest import write_manifest
-from export.reader import read_tflite
+from export.reader import read_model
 from export.synthetic import with_random_weights
 from tinynas import output
 from tinynas.architecture import Architecture
@@ -279,7 +279,7 @@ def export_candidate(
     compared = np.random.default_rng(0).permutation(some(len(data.test_labels), AGREEMENT_INPUTS))
     inputs, labels = _inputs(workspace, data.test_images[compared], architecture), data.test_labels[compared]
     outputs = run_stages(network, onnx_path, float_path, int8_path, inputs)
-    graph = read_tflite(int8_path)
+    graph = read_model(int8_path)
     model = generate(graph, workspace.profile.instruction_set)
     write_bundle(model, folder / "c")
     settings: dict[str, object] = {

@@ -15,7 +15,7 @@ from devices.errors import DeviceError
 from devices.profile import DEFAULT_DEVICE, DeviceProfile, device_names, load_profile
 from devices.store import MeasurementStore
 from export.graph import Graph, macs
-from export.reader import read_tflite
+from export.reader import read_model
 from export.synthetic import with_random_weights
 from tinynas import output
 from tinynas.constraints import Limits
@@ -70,7 +70,7 @@ def device_of(board_name: str, device: str | None) -> str:
 def measure(model: Path, board_name: str, device: str | None, runs: int) -> dict[str, Any]:
     """Build, flash, run, and time every layer."""
     profile = load_profile(device_of(board_name, device))
-    graph = read_tflite(model)
+    graph = read_model(model)
     with resolve_board(board_name, profile.name) as board:
         measurement = measure_graph(graph, profile, board, runs=runs, store=MeasurementStore())
     return {
@@ -110,7 +110,7 @@ def measured_layers(graph: Graph, layer_cycles: Sequence[int]) -> list[dict[str,
 def verify(model: Path, board_name: str, device: str | None, count: int, seed: int) -> dict[str, Any]:
     """Run random inputs on the board and on the reference kernels."""
     profile = load_profile(device_of(board_name, device))
-    graph = read_tflite(model)
+    graph = read_model(model)
     inputs = random_inputs(graph, count, seed)
     outputs: list[bytes] = []
     with resolve_board(board_name, profile.name) as board, tempfile.TemporaryDirectory(prefix="tinynas-") as folder:
@@ -133,7 +133,7 @@ def verify(model: Path, board_name: str, device: str | None, count: int, seed: i
 def emulate(model: Path, device: str, as_json: bool) -> None:
     """Run the emulated board until it is interrupted; the first line printed is its port."""
     profile = load_profile(device)
-    graph = read_tflite(model)
+    graph = read_model(model)
     with EmulatedBoard(profile) as board, tempfile.TemporaryDirectory(prefix="tinynas-") as folder:
         port = board.serve(build_image(graph, profile, Path(folder)))
         if as_json:

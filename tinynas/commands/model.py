@@ -11,7 +11,7 @@ from export.codegen import generate
 from export.flash import flash_bytes
 from export.graph import Graph, Operator, macs
 from export.planner import Plan, plan
-from export.reader import read_tflite
+from export.reader import read_model
 from export.streams import INPUT_ROW
 from export.verify_plan import verify_plan
 from tinynas.architecture import Architecture
@@ -28,7 +28,7 @@ from tinynas.space import load_space
 def check(model: Path, device: str) -> dict[str, Any]:
     """Plan a model for a device and say whether it fits; runs nothing."""
     profile = load_profile(device)
-    graph = read_tflite(model)
+    graph = read_model(model)
     planned = plan(graph, profile.instruction_set)
     verify_plan(planned)
     return check_plan(planned, profile)
@@ -119,7 +119,7 @@ def _smallest_device(arena_bytes: int) -> str:
 def compile_model(model: Path, device: str, out: Path, layout: str) -> dict[str, Any]:
     """Write the C of a model, ready to drop into a project."""
     profile = load_profile(device)
-    graph = read_tflite(model)
+    graph = read_model(model)
     generated = generate(graph, profile.instruction_set)
     result = check_plan(generated.plan, profile)
     if not result["fits"]:
@@ -135,7 +135,7 @@ def compile_model(model: Path, device: str, out: Path, layout: str) -> dict[str,
 def predict(model: Path | None, architecture: str | None, device: str, data: str) -> dict[str, Any]:
     """The cost model's answer for a model, or for an architecture on a data set's inputs."""
     profile = load_profile(device)
-    graph = read_tflite(model) if model is not None else _lowered(str(architecture), data)
+    graph = read_model(model) if model is not None else _lowered(str(architecture), data)
     return predict_graph(graph, current_cost_model(profile), profile)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from devices.boards import resolve_board
 from export.planner import plan
-from export.reader import read_tflite
+from export.reader import read_model
 from tinynas import output, stages
 from tinynas.architecture import Architecture
 from tinynas.commands.boards import measured_layers
@@ -81,7 +81,7 @@ def _run_result(workspace: Workspace, outcome: SearchOutcome, winner: CandidateT
     measured = workspace.measured("trained")[winner.architecture]
     refitted = study.events_of(CostModelRefitted)[-1]
     fit = stages.refit_quality(workspace)
-    graph = read_tflite(folder / stages.INT8_MODEL)
+    graph = read_model(folder / stages.INT8_MODEL)
     return {
         **check_plan(plan(graph, workspace.profile.instruction_set), workspace.profile),
         **predict_graph(graph, workspace.best_model, workspace.profile),
