@@ -36,7 +36,7 @@ class _Replay:
         self._owner: npt.NDArray[np.int64] = np.full(plan.arena_bytes, _NOBODY, dtype=np.int64)
         self._buffer: dict[int, Buffer] = {}
         self._tag: dict[int, int] = {}
-        """Of each tensor, the tag of its row 0."""
+        """Of each tensor, the tag of its first byte; those of the others follow. A reshaped tensor keeps them."""
         self._rows: dict[int, int] = {}
         """Of each tensor, into how many equal rows it is split."""
         self._next_tag = 0
@@ -100,7 +100,7 @@ class _Replay:
         except (KeyError, StopIteration):
             raise PlanError(f"the plan has no buffer for '{self._graph.tensors[tensor].name}'") from None
         self._rows[tensor] = rows
-        self._tag[tensor] = self._new_tags(rows)
+        self._tag[tensor] = self._new_tags(self._graph.tensors[tensor].size_bytes)
 
     def _span(self, tensor: int, row: int) -> slice:
         buffer = self._buffer[tensor]
@@ -110,8 +110,12 @@ class _Replay:
             raise PlanError(f"row {row} of '{self._graph.tensors[tensor].name}' leaves its buffer")
         return slice(buffer.offset + slot * size, buffer.offset + (slot + 1) * size)
 
+    def _tags(self, tensor: int, row: int) -> npt.NDArray[np.int64]:
+        size = self._graph.tensors[tensor].size_bytes // self._rows[tensor]
+        return np.arange(self._tag[tensor] + row * size, self._tag[tensor] + (row + 1) * size)
+
     def _write(self, tensor: int, row: int) -> None:
-        self._owner[self._span(tensor, row)] = self._tag[tensor] + row
+        self._owner[self._span(tensor, row)] = self._tags(tensor, row)
 
     def _write_all(self, tensor: int) -> None:
         for row in range(self._rows[tensor]):
@@ -121,7 +125,7 @@ class _Replay:
         name = self._graph.tensors[tensor].name
         if tensor not in self._tag:
             raise PlanError(f"'{name}' is read by {reader} before it is computed")
-        if np.any(self._owner[self._span(tensor, row)] != self._tag[tensor] + row):
+        if np.any(self._owner[self._span(tensor, row)] != self._tags(tensor, row)):
             raise PlanError(f"row {row} of '{name}' is overwritten or not computed yet when {reader} reads it")
 
     def _read_all(self, tensor: int, reader: str) -> None:
@@ -153,8 +157,6 @@ class _Replay:
         if scratch is not None:
             self._write_bytes(scratch, own)
         if self._is_reduction(operator) or operator.kind in _WINDOWED:
-            for source in sources:
-                self._split_into_rows(source)
             self._begin(target, self._height(target))
             units = self._height(sources[0]) if self._is_reduction(operator) else self._rows[target]
             for unit in range(units):
@@ -192,8 +194,6 @@ class _Replay:
                 own = self._sums[layer] = self._new_tags(1)
                 self._write_bytes(scratch, own)
         target = operator.outputs[0]
-        for source in self._graph.activations_in(operator):
-            self._split_into_rows(source)
         self._begin(target, self._height(target))
         total = self._height(operator.inputs[0]) if lasting else self._rows[target]
         if unit >= total:
@@ -224,16 +224,7 @@ class _Replay:
         buffer = self._plan.buffer_of(target)
         if buffer.offset != self._buffer[source].offset or self._buffer[source].ring_rows is not None:
             raise PlanError(f"the output of {reader} does not lie where its input does")
-        self._buffer[target], self._rows[target], self._tag[target] = buffer, self._rows[source], self._tag[source]
-
-    def _split_into_rows(self, tensor: int) -> None:
-        """Give a reshaped tensor tags for the rows of its new shape."""
-        if tensor not in self._tag or self._rows[tensor] == self._height(tensor):
-            return
-        self._read_all(tensor, "its reshape")
-        self._rows[tensor] = self._height(tensor)
-        self._tag[tensor] = self._new_tags(self._rows[tensor])
-        self._write_all(tensor)
+        self._buffer[target], self._rows[target], self._tag[target] = buffer, self._height(target), self._tag[source]
 
     def _is_reduction(self, operator: Operator) -> bool:
         source = self._graph.tensors[operator.inputs[0]]
