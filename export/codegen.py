@@ -11,16 +11,19 @@ import jinja2
 import numpy as np
 
 from devices.profile import InstructionSet
+from export.errors import ExportError
 from export.graph import DType, Graph, Tensor, macs
 from export.kernel import Fields
 from export.kernels import kernels_of
-from export.layers import ConstantArray, LayerCode, layers_code
+from export.layers import ConstantArray, LayerCode, layers_code, order_entry_bytes
 from export.planner import Plan, plan
-from export.schedule import ALIGNMENT
+from export.schedule import ALIGNMENT, row_bytes, rows
+from export.streams import INPUT_ROW
 from export.verify_plan import verify_plan
 
 _VALUES_PER_LINE = 24
 _LONGEST_NAME = 31
+_LONGEST_STREAM = 65535
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,12 +43,15 @@ class GeneratedModel:
         return _identifier(self.name)
 
 
-def generate(graph: Graph, instruction_set: InstructionSet = "generic") -> GeneratedModel:
+def generate(
+    graph: Graph, instruction_set: InstructionSet = "generic", *, stream_input: bool = False
+) -> GeneratedModel:
     """Plan ``graph``, check the plan with the independent verifier, and write the C.
 
-    Raises ExportError when a constant has no data or a tensor no quantization.
+    With ``stream_input`` the model takes its input row by row. Raises ExportError when a constant has no data or a
+    tensor no quantization, and PlanError when the input cannot be streamed.
     """
-    planned = plan(graph, instruction_set)
+    planned = plan(graph, instruction_set, stream_input=stream_input)
     verify_plan(planned)
     return write_model(planned)
 
@@ -82,15 +88,30 @@ def _stream_context(planned: Plan) -> dict[str, object] | None:
     """The schedule and where its counters are; None when every layer runs whole, one after the other."""
     if not planned.streamed_layers:
         return None
-    assert planned.counters is not None
-    order_bits = 8 if len(planned.graph.operators) < 256 else 16
+    counters = planned.counters
+    assert counters is not None
+    order_bits = 8 * order_entry_bytes(planned)
+    input_row = (1 << order_bits) - 1
     return {
         "order_type": f"uint{order_bits}_t",
-        "order": _lines([str(layer) for layer in planned.order]),
+        "order": _lines([str(input_row if layer == INPUT_ROW else layer) for layer in planned.order]),
         "steps": len(planned.order),
         "counters": len(planned.streamed_layers),
-        "counters_offset": planned.counters.offset,
+        "counters_offset": counters.offset,
+        "input": _streamed_input(planned) | {"entry": input_row} if INPUT_ROW in planned.order else None,
     }
+
+
+def _streamed_input(planned: Plan) -> dict[str, object]:
+    graph = planned.graph
+    tensor = graph.tensors[graph.inputs[0]]
+    if len(planned.order) > _LONGEST_STREAM:
+        raise ExportError(
+            f"'{graph.name}' computes {len(planned.order)} rows, and with a streamed input {_LONGEST_STREAM} at most "
+            "are counted; compile without --stream-input"
+        )
+    ring = planned.buffer_of(graph.inputs[0]).ring_rows
+    return {"rows": rows(tensor), "row_bytes": row_bytes(tensor), "ring": ring or rows(tensor)}
 
 
 def _model_id(layers: list[LayerCode], planned: Plan) -> str:

@@ -10,6 +10,7 @@ from importlib import resources
 from devices.profile import DeviceProfile, InstructionSet
 from export.graph import OpKind
 from export.kernels import kernels_of
+from export.layers import order_entry_bytes
 from export.planner import Plan
 from export.schedule import align
 
@@ -65,7 +66,7 @@ def constant_bytes(planned: Plan) -> int:
     """Weights, biases, multipliers, the layers' parameters, and the schedule if layers are streamed."""
     graph = planned.graph
     sizes = _code_sizes(_MEASURED_CORES[planned.instruction_set])
-    total = align(len(planned.order) * (1 if len(graph.operators) < 256 else 2)) if planned.streamed_layers else 0
+    total = align(len(planned.order) * order_entry_bytes(planned)) if planned.streamed_layers else 0
     for operator, kernel in zip(graph.operators, kernels_of(graph, planned.instruction_set), strict=True):
         structs = len(operator.inputs) if operator.kind is OpKind.CONCATENATION else 1
         total += structs * sizes.kernels[kernel.name].struct

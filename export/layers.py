@@ -75,6 +75,11 @@ def takes_rows(graph: Graph, operator: Operator, kernel: Kernel) -> bool:
     return not kernel.row_pointers and (is_windowed(graph, operator) or is_reduction(graph, operator))
 
 
+def order_entry_bytes(plan: Plan) -> int:
+    """Bytes of one entry of the schedule: a layer's index, or the largest value for the arrival of an input row."""
+    return 1 if len(plan.graph.operators) <= 255 else 2
+
+
 class _LayerWriter:
     def __init__(self, plan: Plan, layer: int, kernel: Kernel, planes: frozenset[int]) -> None:
         self._plan = plan

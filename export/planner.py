@@ -32,6 +32,8 @@ from export.segments import Cuts, choose_cuts, layer_by_layer, shared_storage
 from export.streams import INPUT_ROW, Tick, ring_rows, stream_ticks
 
 _COUNTER_BYTES = 2
+_INPUT_COUNTERS = 2
+"""A streamed input needs to know the next entry of the order, and the input's next row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ class Plan:
     scratch_at: tuple[int | None, ...]
     """Of each layer, which of the buffers is its scratch memory; the layers of one segment may share it."""
     counters_at: int | None
-    """Which of the buffers holds one uint16 for each of `streamed_layers`: the next row that it computes."""
+    """Which of the buffers holds one uint16 for each of `streamed_layers`: the next row that it computes. Those of a
+    streamed input follow: its place in the order, and its next row."""
     arena_bytes: int
     lower_bound_bytes: int
     """The most bytes that must coexist at one time: no placement of this schedule can need less."""
@@ -170,7 +173,8 @@ class _Planning:
         self._counters_at = len(self._occupants) if streamed else None
         if streamed:
             self._names.append("row counters")
-            self._occupants.append(Occupant(streamed * _COUNTER_BYTES, -1, end))
+            counters = streamed + (_INPUT_COUNTERS if stream_input else 0)
+            self._occupants.append(Occupant(counters * _COUNTER_BYTES, -1, end))
         self._alive = bytes_alive(self._occupants, end + 2)
         self.lower_bound_bytes = int(self._alive.max())
 

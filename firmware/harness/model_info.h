@@ -6,12 +6,14 @@
 
 typedef struct {
   const char *name, *id;
-  uint32_t arena_bytes, input_bytes, output_bytes, output_element_bytes, layers;
+  uint32_t arena_bytes, input_bytes, output_bytes, output_element_bytes, layers, steps;
   float output_scale;
   int32_t output_zero_point;
-  void *(*input)(void);
+  void *(*input)(void); /* NULL when an input is streamed: it then never exists whole in the arena */
   const void *(*output)(void);
-  void (*invoke)(void);
+  void (*invoke)(const uint8_t *input); /* the input is for models that stream it */
+  /* Prepares a step of an inference, from 0 upwards, and says which layer to call for it; layers if none. */
+  uint32_t (*layer_at)(uint32_t step, const uint8_t *input);
   void (*const *layer)(void);
 } tn_model_info;
 

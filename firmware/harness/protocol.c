@@ -144,7 +144,11 @@ static int parse_hex32(const char *text, uint32_t *value) {
   return text[8] == 0;
 }
 
-static uint8_t *input_buffer(void) { return state.copy ? state.copy : (uint8_t *)tn_model.input(); }
+/* NULL when there is no room for a whole input. */
+static uint8_t *input_buffer(void) {
+  if (state.copy) return state.copy;
+  return tn_model.input ? (uint8_t *)tn_model.input() : NULL;
+}
 
 static void forget_input(void) {
   state.input = INPUT_NONE;
@@ -159,6 +163,10 @@ static int begin_load(const char *count) {
     put("e-[This model takes ");
     put_number(tn_model.input_bytes);
     put(" bytes]\r\n");
+    return 0;
+  }
+  if (!input_buffer()) {
+    put_error("No memory for a whole input, which this model takes row by row");
     return 0;
   }
   if (!state.copy) state.result = NULL; /* the result shares the arena with what comes now */
@@ -254,10 +262,10 @@ static int input_ready(void) {
 }
 
 /* One inference by run, which consumes the input. Returns the ticks that it took. */
-static uint64_t run_model(void (*run)(void)) {
-  if (state.copy) memcpy(tn_model.input(), state.copy, tn_model.input_bytes);
+static uint64_t run_model(void (*run)(const uint8_t *input)) {
+  if (state.copy && tn_model.input) memcpy(tn_model.input(), state.copy, tn_model.input_bytes);
   uint64_t start = platform_ticks();
-  run();
+  run(state.copy);
   uint64_t ticks = platform_ticks() - start;
   if (!state.copy && state.input == INPUT_LOADED) {
     state.input = INPUT_CONSUMED;
@@ -321,20 +329,49 @@ static void command_infer(char *words[]) {
   put_results();
 }
 
-static void run_timed_layers(void) {
-  put("m-layers-[");
-  for (uint32_t i = 0; i < tn_model.layers; ++i) {
+/* Room for the ticks of every layer behind the copy of the input or the first result, or NULL. */
+static uint64_t *sums(void) {
+  size_t free_bytes;
+  uint8_t *start = platform_free_memory(&free_bytes);
+  size_t used = state.copy ? tn_model.input_bytes : state.kept ? tn_model.output_bytes : 0;
+  used = (used + 7u) & ~(size_t)7u;
+  if (free_bytes < used + tn_model.layers * sizeof(uint64_t)) return NULL;
+  return (uint64_t *)(void *)(start + used);
+}
+
+/* Layers that are streamed run many times, in turn with others. What cannot be added up is printed at once. */
+static void run_timed_layers(const uint8_t *input) {
+  uint64_t *sum = sums();
+  for (uint32_t i = 0; sum && i < tn_model.layers; ++i) sum[i] = 0;
+  for (uint32_t step = 0; step < tn_model.steps; ++step) {
+    uint32_t layer = tn_model.layer_at(step, input);
+    if (layer == tn_model.layers) continue;
     uint64_t start = platform_ticks();
-    tn_model.layer[i]();
+    tn_model.layer[layer]();
     uint64_t ticks = platform_ticks() - start;
-    if (i) put(",");
-    put_number(ticks);
+    if (sum) {
+      sum[layer] += ticks;
+    } else {
+      if (step) put(",");
+      put_number(ticks);
+    }
   }
-  put("]\r\n");
 }
 
 static void command_layers(void) {
-  if (input_ready()) run_model(run_timed_layers);
+  uint64_t *sum = sums();
+  if (!input_ready()) return;
+  if (!sum && tn_model.steps != tn_model.layers) {
+    put_error("No memory to add up the layers' ticks");
+    return;
+  }
+  put("m-layers-[");
+  run_model(run_timed_layers);
+  for (uint32_t i = 0; sum && i < tn_model.layers; ++i) {
+    if (i) put(",");
+    put_number(sum[i]);
+  }
+  put("]\r\n");
 }
 
 static void command_output(void) {

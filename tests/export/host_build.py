@@ -19,9 +19,26 @@ SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # Reads inputs until there are no more, and answers each with its output.
 MAIN = """#include <stdio.h>
 #include "model.h"
+#ifdef TN_MODEL_INPUT_ROWS
+static int infer(void) {
+  static char row[TN_MODEL_INPUT_ROW_BYTES];
+  int complete = 0;
+  tn_model_begin();
+  for (int i = 0; i < TN_MODEL_INPUT_ROWS; i++) {
+    if (complete || fread(row, sizeof row, 1, stdin) != 1) return 0;
+    complete = tn_model_push_row(row);
+  }
+  return complete;
+}
+#else
+static int infer(void) {
+  if (fread(tn_model_input(), TN_MODEL_INPUT_BYTES, 1, stdin) != 1) return 0;
+  tn_model_invoke();
+  return 1;
+}
+#endif
 int main(void) {
-  while (fread(tn_model_input(), TN_MODEL_INPUT_BYTES, 1, stdin) == 1) {
-    tn_model_invoke();
+  while (infer()) {
     if (fwrite(tn_model_output(), TN_MODEL_OUTPUT_BYTES, 1, stdout) != 1) return 1;
   }
   return 0;

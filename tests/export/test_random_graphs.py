@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from export.codegen import generate
 from export.graph import Activation, DType, Graph, OpKind
 from export.reader import parse_tflite
+from export.schedule import is_streamable
 from tests.export.graph_builder import GraphBuilder
 from tests.export.host_build import SANITIZED, build_kernels, build_model, run_program
 from tests.oracles.litert import run_reference
@@ -150,13 +151,14 @@ def check(graph: Graph, inputs: list[np.ndarray], kernels: Path, folder: Path) -
     content = write_tflite(graph)
     read = parse_tflite(content, graph.name)
     assert_same_graph(read, graph)
-    model = generate(read)
-    program = build_model(model, kernels, folder, "-O0", *SANITIZED)
-    found = run_program(program, inputs, graph.tensors[graph.outputs[0]])
-    for value, actual in zip(inputs, found, strict=True):
-        (expected,) = run_reference(content, [value])
-        different = int(np.sum(expected != actual))
-        assert different == 0, f"{different} of {expected.size} outputs differ: {describe(graph)}"
+    for stream_input in (False, True) if is_streamable(read, read.operators[0]) else (False,):
+        model = generate(read, stream_input=stream_input)
+        program = build_model(model, kernels, folder, "-O0", *SANITIZED)
+        found = run_program(program, inputs, graph.tensors[graph.outputs[0]])
+        for value, actual in zip(inputs, found, strict=True):
+            (expected,) = run_reference(content, [value])
+            different = int(np.sum(expected != actual))
+            assert different == 0, f"{different} of {expected.size} outputs differ: {describe(graph)}"
 
 
 def assert_same_graph(read: Graph, graph: Graph) -> None:
