@@ -16,8 +16,10 @@ from export.codegen import generate
 from export.graph import Activation, Graph, Operator, OpKind, Quantization, Tensor, macs
 from export.optimize import layer_macs, live_macs, optimize
 from export.optimize.intervals import channel_intervals
+from export.planner import plan
 from export.reader import read_tflite
 from export.supported import check_supported
+from export.verify_plan import verify_plan
 from tests.export.graph_builder import GraphBuilder
 from tests.export.host_build import SANITIZED, build_kernels, build_model, run_program
 from tests.export.test_random_graphs import random_graphs
@@ -255,6 +257,18 @@ def test_whole_groups_go() -> None:
     assert optimized.operators[1].groups == 2
 
 
+def test_channels_go_with_all_that_a_depthwise_layer_makes_of_them() -> None:
+    builder = GraphBuilder((1, 5, 5, 3), 10)
+    first = builder.conv(builder.input, 4)
+    middle = builder.depthwise(first, multiplier=2)
+    quantize(builder, first, 0.1, 3)
+    quantize(builder, middle, 0.1, 3)
+    last = builder.conv(middle, 3)
+    constants(builder, last)[0][:, :, :, [1, 2, 3, 6, 7]] = 0  # what becomes of the second and the fourth, and more
+    optimized = assert_same(*finished(builder, last))
+    assert channels(optimized) == [2, 4, 3]
+
+
 def test_padded_channels_go() -> None:
     builder = GraphBuilder((1, 5, 5, 3), 11)
     value = builder.pad(builder.conv(builder.input, 4), [(0, 0), (0, 0), (2, 3)])
@@ -420,6 +434,14 @@ def test_a_run_ends_where_the_height_matters() -> None:
     assert optimized.tensors[optimized.outputs[0]].shape == builder.shape(first)
 
 
+def test_a_tensor_read_in_both_positions_can_be_planned() -> None:
+    builder = GraphBuilder((1, 1, 6, 2), 25)
+    value = builder.requantize(builder.conv(builder.input, 2, (1, 3)), like=builder.input)
+    optimized = assert_same(*finished(builder, builder.concatenate([builder.input, value], axis=1)))
+    assert kinds(optimized).count(OpKind.RESHAPE) == 2
+    verify_plan(plan(optimized))
+
+
 def test_upright_layers_and_images_stay_as_they_are() -> None:
     for shape in ((1, 40, 1, 3), (1, 8, 8, 3), (1, 1, 1, 3)):
         builder = GraphBuilder(shape, 25)
@@ -574,8 +596,20 @@ def _copy(draw: st.DrawFn, builder: GraphBuilder, value: int) -> int:
 Case = tuple[Graph, list[np.ndarray]]
 
 
+def litert_survives(case: Case) -> bool:
+    """Its softmax aborts the process when exponentials add up to 512."""
+    graph = case[0]
+    return all(
+        operator.kind is not OpKind.SOFTMAX or graph.output_tensor(operator).shape[-1] < 512
+        for operator in graph.operators
+    )
+
+
+any_graphs = st.one_of(planted_graphs(), random_graphs().filter(litert_survives))
+
+
 @settings(max_examples=EXAMPLES, **_COMMON)
-@given(case=st.one_of(planted_graphs(), random_graphs()))
+@given(case=any_graphs)
 def test_optimized_graphs_compute_what_the_originals_compute(case: Case) -> None:
     assert_same(*case)
 
@@ -583,7 +617,7 @@ def test_optimized_graphs_compute_what_the_originals_compute(case: Case) -> None
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @settings(max_examples=SLOW_EXAMPLES, **_COMMON)
-@given(case=st.one_of(planted_graphs(), random_graphs()))
+@given(case=any_graphs)
 def test_many_optimized_graphs_compute_what_the_originals_compute(case: Case) -> None:
     """As many as $TINYNAS_RANDOM_GRAPHS says."""
     assert_same(*case)
