@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from devices.profile import InstructionSet
+from export.dsp_add import ADD_DSP
+from export.dsp_fully_connected import FULLY_CONNECTED_DSP
 from export.generic_kernels import GENERIC
 from export.graph import Graph, Operator, OpKind
 from export.kernel import Kernel
 
 _FAMILIES: dict[InstructionSet, dict[OpKind, tuple[Kernel, ...]]] = {
     "generic": {},
-    "dsp": {},
+    "dsp": {
+        OpKind.FULLY_CONNECTED: (FULLY_CONNECTED_DSP,),
+        OpKind.ADD: (ADD_DSP,),
+    },
     "helium": {},
 }
 """What each instruction set has that plain C has not, the kernel to prefer first."""

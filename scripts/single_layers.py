@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from export.graph import DType, Graph, Operator, OpKind, Quantization, Tensor, Window
+from export.graph import Activation, DType, Graph, Operator, OpKind, Quantization, Tensor, Window
 
 Constants = tuple[tuple[tuple[int, ...], DType], ...]
 
@@ -13,7 +13,8 @@ def single_layer_graphs(side: int = 4, channels: int = 4) -> list[Graph]:
     """One graph per kernel, the first a RESHAPE, on inputs of ``side`` × ``side`` × ``channels``."""
     image, wide = (1, side, side, channels), (1, side, side, 2 * channels)
     half = (1, side // 2, side // 2, channels)
-    window = Window(kernel=(3, 3), padding=(1, 1))
+    padded = {"window": Window(kernel=(3, 3), padding=(1, 1)), "activation": Activation.RELU6}
+    pointwise = {"window": Window(), "activation": Activation.RELU6}
     quantization = Quantization((0.5,), (0,))
     graphs = []
 
@@ -43,9 +44,9 @@ def single_layer_graphs(side: int = 4, channels: int = 4) -> list[Graph]:
 
     elements = side * side * channels
     add(OpKind.RESHAPE, image, (1, elements))
-    add(OpKind.CONV_2D, image, wide, weights(2 * channels, 3, 3, channels, outputs=2 * channels), window=window)
-    add(OpKind.CONV_2D, image, wide, weights(2 * channels, 1, 1, channels, outputs=2 * channels), window=Window())
-    add(OpKind.DEPTHWISE_CONV_2D, image, image, weights(1, 3, 3, channels, outputs=channels), window=window)
+    add(OpKind.CONV_2D, image, wide, weights(2 * channels, 3, 3, channels, outputs=2 * channels), **padded)
+    add(OpKind.CONV_2D, image, wide, weights(2 * channels, 1, 1, channels, outputs=2 * channels), **pointwise)
+    add(OpKind.DEPTHWISE_CONV_2D, image, image, weights(1, 3, 3, channels, outputs=channels), **padded)
     add(OpKind.FULLY_CONNECTED, (1, elements), (1, channels), weights(channels, elements, outputs=channels))
     add(OpKind.ADD, image, image)
     add(OpKind.AVERAGE_POOL_2D, image, half, window=Window((2, 2), (2, 2)))
