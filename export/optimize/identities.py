@@ -10,7 +10,7 @@ from export.optimize.edit import clamps, producers, renamed, same_values, with_o
 
 
 def drop_dead_layers(graph: Graph) -> Graph:
-    """Without the layers whose output nobody reads."""
+    """Without the layers whose output nobody reads, unless that is all of them."""
     read = set(graph.outputs)
     dead: dict[int, Operator | None] = {}
     for position in reversed(range(len(graph.operators))):
@@ -25,7 +25,12 @@ def drop_dead_layers(graph: Graph) -> Graph:
 
 
 def drop_identities(graph: Graph) -> Graph:
-    """Without the layers whose output is an earlier tensor, byte for byte and of the same shape."""
+    """Without the layers whose output is an earlier tensor, byte for byte and of the same shape.
+
+    One layer is left even where the model's output is its input, because a graph has layers.
+    """
+    if len(graph.operators) == 1:
+        return graph
     made_by = producers(graph)
     for position, operator in enumerate(graph.operators):
         same = _same_tensor(graph, operator, made_by)

@@ -318,6 +318,12 @@ def test_a_model_that_only_copies_its_input_still_copies_it() -> None:
     assert len(assert_same(*finished(builder, value)).operators) == 1
 
 
+def test_a_model_whose_output_is_its_input_keeps_a_layer() -> None:
+    builder = GraphBuilder((1, 5, 5, 3), 15)
+    builder.requantize(builder.pool(builder.input, (1, 1), (1, 1)), like=builder.input)
+    assert len(optimize(builder.finish(builder.input)).operators) == 1
+
+
 def test_reshapes_merge_and_leave_fully_connected_layers() -> None:
     builder = GraphBuilder((1, 4, 3, 2), 16)
     value = builder.reshape(builder.conv(builder.input, 4), (1, 3, 16))
