@@ -20,7 +20,7 @@ typedef struct {
   tn_shape input, output;
   tn_window window;
   uint16_t input_ring, output_ring;
-  uint16_t inner_first, inner_last; /* output columns whose windows reach over neither border */
+  uint16_t inner_first, inner_last; /* output columns whose windows reach over neither border; none if dilated */
   uint16_t run_bytes;
   uint16_t runs_per_row; /* per kernel row */
   uint16_t steps;        /* words of one window */

@@ -8,15 +8,24 @@
 
 #define FLIP 0x00800080u /* bytes 0 and 2 of a word become unsigned */
 
+/* With so few output channels, gathering a window takes long enough to gather only those in which the row begins or
+ * ends one by one, and to compute these two as a pair. */
+#define FEW_CHANNELS 16
+
 /* What stays the same during a call. */
 typedef struct {
   const tn_conv_dsp_layer *layer;
   const int8_t *input;
+  const int8_t *input_end;        /* of the ring */
   uint32_t row_bytes, ring_bytes; /* of the input */
+  uint32_t row_step;              /* from one kernel row to the next */
   uint32_t columns;               /* of the output */
   int32_t inner_first, inner_last;
   uint32_t run_words, run_tail; /* run_bytes / 4 and the rest */
   uint32_t outside;             /* four zero points, flipped */
+  uint32_t ends_last;           /* a row's first and last pixel are computed after the others, which are inner ones */
+  int8_t *scratch;
+  tn_conv_dsp_block two, three;
 } conv_call;
 
 /* The kernel rows of one output row that lie inside of the input. */
@@ -37,20 +46,79 @@ static kernel_rows rows_of(const conv_call *c, uint32_t y) {
 }
 
 static inline const int8_t *next_row(const conv_call *c, const int8_t *row) {
-  uint32_t offset = (uint32_t)(row - c->input) + c->layer->window.dilation_rows * c->row_bytes;
-  return c->input + (offset < c->ring_bytes ? offset : offset - c->ring_bytes);
+  row += c->row_step;
+  return row < c->input_end ? row : row - c->ring_bytes;
 }
 
-static inline void fill(int8_t *to, uint32_t stride, uint32_t words, uint32_t word) {
+static inline uint32_t load_word(const int8_t *from) {
+  uint32_t word;
+  memcpy(&word, from, sizeof word);
+  return word;
+}
+
+static inline void store_word(int8_t *to, uint32_t word) { *(uint32_t *)(void *)to = word; }
+
+static void fill(int8_t *to, uint32_t stride, uint32_t words, uint32_t word) {
+  for (; words >= 4; words -= 4) {
+    store_word(to, word);
+    store_word(to + stride, word);
+    store_word(to + 2 * stride, word);
+    store_word(to + 3 * stride, word);
+    to += 4 * stride;
+  }
   for (; words; words--) {
-    *(uint32_t *)(void *)to = word;
+    store_word(to, word);
     to += stride;
   }
 }
 
-/* Sets byte index of a string whose words are stride bytes apart. */
-static inline void put_byte(int8_t *to, uint32_t stride, uint32_t index, int8_t value) {
-  to[index / 4 * stride + index % 4] = (int8_t)(index & 1 ? value : value ^ -128);
+/* Part of a run, in all kernel rows that lie inside of the input. */
+typedef struct {
+  const int8_t *from;
+  uint32_t rows, stride, step; /* of the windows' words, and from row to row */
+} column;
+
+static __attribute__((noinline)) void gather_words(const conv_call *c, const column *from_rows, int8_t *to_rows,
+                                                   uint32_t words) {
+  const int8_t *row = from_rows->from;
+  uint32_t stride = from_rows->stride;
+  for (uint32_t n = from_rows->rows; n; n--) {
+    const int8_t *from = row;
+    int8_t *to = to_rows;
+    uint32_t i = words;
+    for (; i >= 4; i -= 4) {
+      uint32_t word0 = load_word(from), word1 = load_word(from + 4);
+      uint32_t word2 = load_word(from + 8), word3 = load_word(from + 12);
+      store_word(to, word0 ^ FLIP);
+      store_word(to + stride, word1 ^ FLIP);
+      store_word(to + 2 * stride, word2 ^ FLIP);
+      store_word(to + 3 * stride, word3 ^ FLIP);
+      to += 4 * stride;
+      from += 16;
+    }
+    for (; i; i--) {
+      store_word(to, load_word(from) ^ FLIP);
+      to += stride;
+      from += 4;
+    }
+    to_rows += from_rows->step;
+    row = next_row(c, row);
+  }
+}
+
+/* A word of which only bytes [first, last) lie inside of the input: at from, rotated. */
+static void gather_edge(const conv_call *c, const column *from_rows, int8_t *to, uint32_t rotation, uint32_t first,
+                        uint32_t last) {
+  uint32_t inside = (~(uint32_t)0 << 8 * first) & (~(uint32_t)0 >> (32 - 8 * last));
+  uint32_t other = (inside & FLIP) ^ (c->outside & ~inside);
+  const int8_t *row = from_rows->from;
+  for (uint32_t n = from_rows->rows; n; n--) {
+    uint32_t word = load_word(row);
+    word = word >> rotation | word << (32 - rotation);
+    store_word(to, (word & inside) ^ other);
+    to += from_rows->step;
+    row = next_row(c, row);
+  }
 }
 
 /* One pixel's window, whose words go stride bytes apart. */
@@ -58,51 +126,47 @@ static __attribute__((noinline)) void gather_one(const conv_call *c, const kerne
                                                  uint32_t stride) {
   const tn_conv_dsp_layer *layer = c->layer;
   const tn_window *w = &layer->window;
-  uint32_t runs = layer->runs_per_row, words = c->run_words, tail = c->run_tail;
-  int32_t bytes = layer->run_bytes, channels = layer->input.channels;
-  int32_t offset = ((int32_t)x * w->stride_columns - w->padding_left) * channels;
-  int8_t *tails = to + w->kernel_rows * runs * words * stride;
+  uint32_t runs = layer->runs_per_row, words = c->run_words, tail = c->run_tail, channels = layer->input.channels;
+  int32_t offset = ((int32_t)x * w->stride_columns - w->padding_left) * (int32_t)channels;
+  int32_t bytes = layer->run_bytes, row_bytes = (int32_t)c->row_bytes;
+  column part = {rows->at, rows->count, stride, runs * words * stride};
+  int8_t *tails = to + w->kernel_rows * part.step;
   if (rows->count < w->kernel_rows || (int32_t)x < c->inner_first || (int32_t)x >= c->inner_last) {
     fill(to, stride, layer->steps, c->outside);
   }
+  to += rows->first * part.step;
   for (uint32_t run = 0; run < runs; run++) {
-    /* What lies inside of the input: bytes [first, last), among them whole words [4 * word, word_end). */
-    int32_t first = offset < 0 ? -offset : 0;
-    int32_t last = offset + bytes > (int32_t)c->row_bytes ? (int32_t)c->row_bytes - offset : bytes;
-    uint32_t word = ((uint32_t)first + 3) / 4;
-    int32_t word_end = (last < bytes ? last : (int32_t)words * 4) & ~3;
-    uint32_t index = rows->first * runs + run;
-    int8_t *run_to = to + index * words * stride;
-    const int8_t *row = rows->at;
-    for (uint32_t n = first < last ? rows->count : 0; n; n--) {
-      int32_t i = first;
-      while (i < last) {
-        if (i % 4 == 0 && i < word_end) {
-          const int8_t *from = row + (offset + i);
-          int8_t *at = run_to + word * stride;
-          do {
-            uint32_t value;
-            memcpy(&value, from, sizeof value);
-            *(uint32_t *)(void *)at = value ^ FLIP;
-            at += stride;
-            from += sizeof value;
-            i += (int32_t)sizeof value;
-          } while (i < word_end);
-        } else {
-          int8_t value = row[offset + i];
-          if (i < (int32_t)words * 4) {
-            put_byte(run_to, stride, (uint32_t)i, value);
-          } else {
-            put_byte(tails, stride, index * tail + (uint32_t)i - words * 4, value);
-          }
-          i++;
+    /* Bytes [first, last) of the run lie inside of the input, among them words [word, word_end). */
+    int32_t first = offset < 0 ? -offset : 0, last = offset + bytes > row_bytes ? row_bytes - offset : bytes;
+    uint32_t word = ((uint32_t)first + 3) / 4, word_end = (uint32_t)last / 4;
+    if (word_end > words) word_end = words;
+    if (first < last) {
+      if (first % 4 && word <= words) {
+        part.from = rows->at;
+        gather_edge(c, &part, to + (word - 1) * stride, 32 - 8 * ((uint32_t)first % 4), (uint32_t)first % 4,
+                    word_end < word ? (uint32_t)last % 4 : 4);
+      }
+      if (word < word_end) {
+        part.from = rows->at + (offset + 4 * (int32_t)word);
+        gather_words(c, &part, to + word * stride, word_end - word);
+      }
+      if (last % 4 && word_end < words && word_end >= word) {
+        part.from = rows->at + (row_bytes - 4);
+        gather_edge(c, &part, to + word_end * stride, 32 - 8 * ((uint32_t)last % 4), 0, (uint32_t)last % 4);
+      }
+      int32_t rest = 4 * (int32_t)words;
+      for (int32_t i = first > rest ? first : rest; i < last; i++) {
+        uint32_t index = (rows->first * runs + run) * tail + (uint32_t)(i - rest);
+        const int8_t *row = rows->at + (offset + i);
+        for (uint32_t n = rows->count; n; n--) {
+          tails[index / 4 * stride + index % 4] = (int8_t)(*row ^ (index & 1 ? 0 : -128));
+          index += runs * tail;
+          row = next_row(c, row);
         }
       }
-      run_to += runs * words * stride;
-      index += runs;
-      row = next_row(c, row);
     }
-    offset += w->dilation_columns * channels;
+    to += words * stride;
+    offset += (int32_t)(w->dilation_columns * channels);
   }
 }
 
@@ -138,79 +202,82 @@ static inline uint32_t entry_of(uint32_t steps, uint32_t unrolled, uint32_t step
   return (steps ? (steps - 1) % unrolled + 1 : 0) * step_bytes - 1;
 }
 
-static tn_conv_dsp_block block_of(const tn_conv_dsp_layer *layer, const int8_t *windows, uint32_t pixels,
-                                  uint32_t entry) {
+static inline void set_block(tn_conv_dsp_block *block, const conv_call *c, uint32_t pixels, uint32_t entry) {
+  const tn_conv_dsp_layer *layer = c->layer;
   uint32_t channels = layer->output.channels, steps = layer->steps;
-  tn_conv_dsp_block block;
-  block.windows = windows;
-  block.end = windows + 4 * pixels * steps - !layer->negatives_may_vary;
-  block.entry = entry;
-  block.pixel_step = layer->output_planes ? 1 : channels;
-  block.channel_step = layer->output_planes ? layer->output.columns : 1;
-  block.stream = layer->stream;
-  block.stream_end = layer->stream + (channels + 1) / 2 * (2 * steps + 7);
-  return block;
+  block->windows = c->scratch;
+  block->end = c->scratch + 4 * pixels * steps - !layer->negatives_may_vary;
+  block->entry = entry;
+  block->pixel_step = layer->output_planes ? 1 : channels;
+  block->channel_step = layer->output_planes ? layer->output.columns : 1;
+  block->stream = layer->stream;
+  block->stream_end = layer->stream + (channels + 1) / 2 * (2 * steps + 7);
+}
+
+/* Three inner pixels, blocks times. */
+static inline void convolve_strip(conv_call *c, const kernel_rows *rows, uint32_t x, uint32_t blocks, int8_t *output) {
+  const tn_window *w = &c->layer->window;
+  tn_conv_dsp_block *three = &c->three;
+  uint32_t tail_index = rows->first * c->run_tail;
+  if (rows->count < w->kernel_rows) fill(c->scratch, 4, 3u * c->layer->steps, c->outside);
+  three->from = rows->at + (x * w->stride_columns - w->padding_left) * c->layer->input.channels;
+  three->to = c->scratch + rows->first * c->run_words * 12;
+  three->tails = c->scratch + w->kernel_rows * c->run_words * 12 + tail_index / 4 * 12 + tail_index % 4;
+  three->rows = rows->count;
+  three->output = output;
+  three->blocks = blocks;
+  tn_matmul_three_dsp_s8(three);
+}
+
+/* Two pixels that have been gathered. */
+static void convolve_two(conv_call *c, int8_t *output, uint32_t pixel_step) {
+  c->two.output = output;
+  c->two.pixel_step = pixel_step;
+  tn_matmul_two_dsp_s8(&c->two);
 }
 
 /* Output rows from y on, pixels in all, that lie next to each other in memory. */
-static void convolve(const conv_call *c, uint32_t y, uint32_t pixels, int8_t *output, int8_t *scratch) {
-  const tn_conv_dsp_layer *layer = c->layer;
-  const tn_window *w = &layer->window;
-  uint32_t steps = layer->steps, words = c->run_words, tail = c->run_tail, channels = layer->input.channels;
-  tn_conv_dsp_block two = block_of(layer, scratch, 2, entry_of(steps - 1, TN_TWO_UNROLLED, TN_TWO_STEP_BYTES));
-  tn_conv_dsp_block three = block_of(layer, scratch, 3, entry_of(steps - 1, TN_THREE_UNROLLED, TN_THREE_STEP_BYTES));
-  three.copy_entry = entry_of(words, TN_COPY_UNROLLED, TN_COPY_STEP_BYTES);
-  three.copies = (words + TN_COPY_UNROLLED - 1) / TN_COPY_UNROLLED;
-  three.input_step = w->stride_columns * channels;
-  three.next_row = w->dilation_rows * c->row_bytes - layer->run_bytes;
-  three.input_end = c->input + c->ring_bytes;
-  three.tail = tail;
-  three.ring_bytes = c->ring_bytes;
+static void convolve(conv_call *c, uint32_t y, uint32_t pixels, int8_t *output) {
   kernel_rows rows = rows_of(c, y);
-  uint32_t x = 0, pixel_step = three.pixel_step;
+  uint32_t pixel_step = c->three.pixel_step, x = 0;
+  if (c->ends_last) {
+    uint32_t last = pixels - 1;
+    if (last > 1) convolve_strip(c, &rows, 1, last / 3, output + pixel_step);
+    gather_one(c, &rows, 0, c->scratch, 8);
+    gather_one(c, &rows, last, c->scratch + 4, 8);
+    convolve_two(c, output, last * pixel_step);
+    return;
+  }
   while (pixels) {
     if (x == c->columns) {
       x = 0;
       rows = rows_of(c, ++y);
     }
-    int32_t inner = c->inner_last - (int32_t)x;
-    uint32_t blocks = 0;
-    if (layer->runs_per_row == 1 && (int32_t)x >= c->inner_first && inner >= 3) {
-      blocks = ((uint32_t)inner < pixels ? (uint32_t)inner : pixels) / 3;
-      if (pixels - 3 * blocks == 1) blocks--; /* two pairs are better than a single pixel */
-    }
-    three.output = two.output = output;
-    if (blocks) {
-      uint32_t offset = (x * w->stride_columns - w->padding_left) * channels;
-      uint32_t run = rows.first, tail_index = run * tail;
-      if (rows.count < w->kernel_rows) fill(scratch, 4, 3 * steps, c->outside);
-      three.from = rows.at + offset;
-      three.to = scratch + run * words * 12;
-      three.tails = scratch + w->kernel_rows * words * 12 + tail_index / 4 * 12 + tail_index % 4;
-      three.rows = rows.count;
-      three.blocks = blocks;
-      tn_matmul_three_dsp_s8(&three);
+    uint32_t count = pixels == 4 || pixels < 3 ? 2 : 3; /* two pairs are better than a single pixel */
+    if (count == 3 && (int32_t)x >= c->inner_first && (int32_t)x + 3 <= c->inner_last) {
+      uint32_t inner = (uint32_t)c->inner_last - x, blocks = (inner < pixels ? inner : pixels) / 3;
+      if (pixels - 3 * blocks == 1) blocks--;
+      convolve_strip(c, &rows, x, blocks, output);
       x += 3 * blocks;
       pixels -= 3 * blocks;
       output += 3 * blocks * pixel_step;
       continue;
     }
-    uint32_t count = pixels == 4 || pixels < 3 ? 2 : 3;
     for (uint32_t i = 0; i < count; i++) {
       if (x == c->columns) {
         x = 0;
         rows = rows_of(c, ++y);
       }
-      gather_one(c, &rows, x, scratch + 4 * i, 4 * count);
+      gather_one(c, &rows, x, c->scratch + 4 * i, 4 * count);
       x += pixels > 1; /* a single pixel is a pair that is stored in one place */
     }
     if (count == 3) {
-      three.rows = 0;
-      three.blocks = 1;
-      tn_matmul_three_dsp_s8(&three);
+      c->three.output = output;
+      c->three.rows = 0;
+      c->three.blocks = 1;
+      tn_matmul_three_dsp_s8(&c->three);
     } else {
-      if (pixels == 1) two.pixel_step = 0;
-      tn_matmul_two_dsp_s8(&two);
+      convolve_two(c, output, pixels > 1 ? pixel_step : 0);
     }
     if (pixels < count) break;
     pixels -= count;
@@ -220,27 +287,45 @@ static void convolve(const conv_call *c, uint32_t y, uint32_t pixels, int8_t *ou
 
 void tn_conv_dsp_s8(const tn_conv_dsp_layer *layer, const int8_t *input, int8_t *output, int8_t *scratch,
                     uint32_t first, uint32_t rows) {
-  uint32_t row_bytes = (uint32_t)layer->input.columns * layer->input.channels;
-  conv_call c = {layer,
-                 input,
-                 row_bytes,
-                 row_bytes * layer->input_ring,
-                 layer->output.columns,
-                 layer->inner_first,
-                 layer->inner_last,
-                 layer->run_bytes / 4u,
-                 layer->run_bytes % 4u,
-                 ((uint8_t)layer->input_zero_point * 0x01010101u) ^ FLIP};
-  uint32_t output_bytes = (uint32_t)layer->output.columns * layer->output.channels;
-  output += first % layer->output_ring * output_bytes;
-  uint32_t together = layer->output_planes ? 1 : rows; /* rows that are computed as one */
-  if (layer->pointwise && together > 1) {              /* one long row */
+  const tn_window *w = &layer->window;
+  uint32_t output_bytes = (uint32_t)layer->output.columns * layer->output.channels, steps = layer->steps;
+  conv_call c;
+  c.layer = layer;
+  c.input = input;
+  c.row_bytes = (uint32_t)layer->input.columns * layer->input.channels;
+  c.ring_bytes = c.row_bytes * layer->input_ring;
+  c.input_end = input + c.ring_bytes;
+  c.row_step = c.row_bytes * w->dilation_rows;
+  c.columns = layer->output.columns;
+  c.inner_first = layer->inner_first;
+  c.inner_last = layer->inner_last;
+  c.run_words = layer->run_bytes / 4u;
+  c.run_tail = layer->run_bytes % 4u;
+  c.outside = ((uint8_t)layer->input_zero_point * 0x01010101u) ^ FLIP;
+  c.scratch = scratch;
+  set_block(&c.two, &c, 2, entry_of(steps - 1, TN_TWO_UNROLLED, TN_TWO_STEP_BYTES));
+  set_block(&c.three, &c, 3, entry_of(steps - 1, TN_THREE_UNROLLED, TN_THREE_STEP_BYTES));
+  c.three.copy_entry = entry_of(c.run_words, TN_COPY_UNROLLED, TN_COPY_STEP_BYTES);
+  c.three.copies = (c.run_words + TN_COPY_UNROLLED - 1) / TN_COPY_UNROLLED;
+  c.three.input_step = (uint32_t)w->stride_columns * layer->input.channels;
+  c.three.next_row = c.row_step - layer->run_bytes;
+  c.three.input_end = c.input_end;
+  c.three.tail = c.run_tail;
+  c.three.ring_bytes = c.ring_bytes;
+
+  uint32_t inner = layer->inner_last - (uint32_t)layer->inner_first;
+  c.ends_last = layer->inner_first == 1 && inner % 3 == 0 && inner + 2 == c.columns;
+  uint32_t together = rows; /* rows that are computed as one */
+  if (layer->output_planes || (c.ends_last && layer->output.channels <= FEW_CHANNELS)) together = 1;
+  if (together > 1) c.ends_last = 0;
+  if (layer->pointwise && together > 1) { /* one long row */
     c.columns *= rows;
     c.row_bytes *= rows;
     c.inner_last = (int32_t)c.columns;
   }
+  output += first % layer->output_ring * output_bytes;
   for (; rows; rows -= together) {
-    convolve(&c, first, together * layer->output.columns, output, scratch);
+    convolve(&c, first, together * layer->output.columns, output);
     if (layer->minimum > INT8_MIN || layer->maximum < INT8_MAX) {
       clamp(output, together * output_bytes, layer->minimum, layer->maximum);
     }
