@@ -28,6 +28,7 @@ SEED = 20_000
 OUT = Path(__file__).resolve().parent.parent / "tinynas" / "cost_priors.toml"
 
 FACTORS = {
+    "cortex-m0": (2.4, "estimate: as the Cortex-M0+, with a taken branch that takes three cycles where its takes two"),
     "cortex-m0plus": (2.2, "estimate: no SMULL, so each requantization is a library call, and no MLA"),
     "cortex-m3": (1.1, "estimate: MLA takes two cycles where the Cortex-M4's takes one"),
     "cortex-m7": (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from devices.profile import DeviceProfile
 from export.flash import flash_bytes
 from export.graph import Graph, macs
+from export.optimize import optimize
 from export.planner import plan
 from tinynas.architecture import Architecture
 from tinynas.cost_model import CostModel
@@ -29,8 +30,11 @@ class CandidateCosts:
     cost_model: CostModel
 
     def graph(self, architecture: Architecture) -> Graph:
-        """The graph that the exported int8 model will have."""
-        return lower(architecture, self.space, self.input_shape, self.classes)
+        """The graph that the exported int8 model will have once it is optimized.
+
+        Less what the weights' values allow: channels that turn out to be constant are left out of the real one.
+        """
+        return optimize(lower(architecture, self.space, self.input_shape, self.classes))
 
     def __call__(self, architecture: Architecture) -> Costs:
         graph = self.graph(architecture)

@@ -43,6 +43,9 @@ BoardDevice = Annotated[
     str | None, typer.Option("--device", help=f"A device profile; by default the board's, or {DEFAULT_DEVICE}.")
 ]
 Board = Annotated[str, typer.Option("--board", help="emulator, serial:PORT, or a name from boards.toml.")]
+StreamInput = Annotated[
+    bool, typer.Option("--stream-input", help="The input arrives row by row, and never exists whole in SRAM.")
+]
 Study = Annotated[Path, typer.Argument(metavar="STUDY", help="A study's folder.")]
 StudyOut = Annotated[Path, typer.Option("-o", "--out", help="The study's folder; an existing study is resumed.")]
 Data = Annotated[
@@ -108,7 +111,9 @@ def devices(as_json: Json = False) -> None:
 
 
 @app.command()
-def check(model: Model, device: Device = DEFAULT_DEVICE, as_json: Json = False) -> None:
+def check(
+    model: Model, device: Device = DEFAULT_DEVICE, stream_input: StreamInput = False, as_json: Json = False
+) -> None:
     """Plan a model for a device, without running it.
 
     Says what SRAM and flash it takes, layer by layer, and why it does not fit.
@@ -116,7 +121,7 @@ def check(model: Model, device: Device = DEFAULT_DEVICE, as_json: Json = False) 
     from tinynas.commands import model as commands
     from tinynas.commands import show
 
-    _finish(commands.check(model, device), as_json, show.check)
+    _finish(commands.check(model, device, stream_input=stream_input), as_json, show.check)
 
 
 @app.command("compile")
@@ -125,13 +130,14 @@ def compile_(
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
     device: Device = DEFAULT_DEVICE,
     layout: Annotated[Layout, typer.Option("--layout", help="The kind of project the files are for.")] = Layout.PLAIN,
+    stream_input: StreamInput = False,
     as_json: Json = False,
 ) -> None:
     """Compile a model to C, ready to drop into a project."""
     from tinynas.commands import model as commands
     from tinynas.commands import show
 
-    _finish(commands.compile_model(model, device, out, layout.value), as_json, show.files)
+    _finish(commands.compile_model(model, device, out, layout.value, stream_input=stream_input), as_json, show.files)
 
 
 @app.command()
@@ -140,12 +146,13 @@ def measure(
     board: Board,
     device: BoardDevice = None,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Inferences to time.")] = 1,
+    stream_input: StreamInput = False,
     as_json: Json = False,
 ) -> None:
     """Run a model on a board and time every layer."""
     from tinynas.commands import boards, show
 
-    _finish(boards.measure(model, board, device, runs), as_json, show.measurement)
+    _finish(boards.measure(model, board, device, runs, stream_input=stream_input), as_json, show.measurement)
 
 
 @app.command()
@@ -155,6 +162,7 @@ def verify(
     device: BoardDevice = None,
     inputs: Annotated[int, typer.Option("--inputs", min=1, help="Random inputs to compare on.")] = 10,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same inputs.")] = 0,
+    stream_input: StreamInput = False,
     as_json: Json = False,
 ) -> None:
     """Compare a board's outputs with the reference, bit for bit.
@@ -163,7 +171,7 @@ def verify(
     """
     from tinynas.commands import boards, show
 
-    result = boards.verify(model, board, device, inputs, seed)
+    result = boards.verify(model, board, device, inputs, seed, stream_input=stream_input)
     _finish(result, as_json, show.verification)
     if result["identical"] != result["inputs"]:
         raise typer.Exit(1)

@@ -20,10 +20,10 @@ from export.graph import Graph
 from tinynas.cost_model import MeasuredNetwork, layer_features
 
 
-def build_image(graph: Graph, profile: DeviceProfile, folder: Path) -> FirmwareImage:
+def build_image(graph: Graph, profile: DeviceProfile, folder: Path, *, stream_input: bool = False) -> FirmwareImage:
     """The firmware that carries ``graph``, built in ``folder``."""
     sources = folder / "model"
-    for name, text in generate(graph, profile.instruction_set).files.items():
+    for name, text in generate(graph, profile.instruction_set, stream_input=stream_input).files.items():
         write_bytes(sources / name, text.encode())
     return build_firmware(sources, profile, folder)
 
@@ -38,14 +38,20 @@ def random_inputs(graph: Graph, count: int, seed: int) -> list[bytes]:
 
 
 def measure_graph(
-    graph: Graph, profile: DeviceProfile, board: Board, *, runs: int = 1, store: MeasurementStore | None = None
+    graph: Graph,
+    profile: DeviceProfile,
+    board: Board,
+    *,
+    runs: int = 1,
+    store: MeasurementStore | None = None,
+    stream_input: bool = False,
 ) -> Measurement:
     """Run ``graph``, whose constants have data, on the board; the measurement is added to ``store``.
 
     Raises DeviceError when the board is not well, and when the linker's arena is not the planner's.
     """
     with tempfile.TemporaryDirectory(prefix="tinynas-") as folder:
-        board.flash(build_image(graph, profile, Path(folder)))
+        board.flash(build_image(graph, profile, Path(folder), stream_input=stream_input))
         measurement = board.measure(random_inputs(graph, 1, seed=0), runs)
     if store is not None:
         features = [dataclasses.asdict(layer) for layer in layer_features(graph, profile.instruction_set)]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from export.synthetic import with_random_weights
+from tests.export.graph_builder import GraphBuilder
 from tests.oracles.tflite_writer import write_tflite
 from tinynas import cli
 from tinynas.lower import lower
@@ -137,6 +138,28 @@ def large_model(home: Path) -> Path:
     architecture = space.sample(random.Random(0), shape)
     (home / "large.tflite").write_bytes(write_tflite(with_random_weights(lower(architecture, space, shape, 10))))
     return Path("large.tflite")
+
+
+@pytest.fixture
+def wasteful_model(home: Path) -> Path:
+    """An int8 model of which half of the first layer is constant, and whose RESHAPE does nothing."""
+    builder = GraphBuilder((1, 12, 12, 3), name="wasteful")
+    first = builder.conv(builder.input, 8, (3, 3))
+    weights = builder.tensors[builder.operators[0].inputs[1]].data
+    assert weights is not None
+    weights[4:] = 0
+    second = builder.reshape(builder.conv(first, 6), (1, 12, 12, 6))
+    (home / "wasteful.tflite").write_bytes(write_tflite(builder.finish(builder.mean(second))))
+    return Path("wasteful.tflite")
+
+
+@pytest.fixture
+def image_model(home: Path) -> Path:
+    """An int8 model whose input is the largest of its tensors."""
+    builder = GraphBuilder((1, 24, 24, 3), name="image")
+    value = builder.depthwise(builder.conv(builder.input, 8, (3, 3), (2, 2)), (3, 3), (2, 2))
+    (home / "image.tflite").write_bytes(write_tflite(builder.finish(builder.mean(builder.conv(value, 10)))))
+    return Path("image.tflite")
 
 
 def write_tiny_data(path: Path) -> Path:

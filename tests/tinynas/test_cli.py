@@ -14,6 +14,8 @@ import serial
 
 from devices.profile import device_names, load_profile
 from tests.devices.toy_models import need
+from tests.export.graph_builder import GraphBuilder
+from tests.oracles.tflite_writer import write_tflite
 from tests.tinynas.conftest import Tinynas, finish
 from tinynas.commands import boards
 from tinynas.measuring import Comparison
@@ -136,6 +138,26 @@ def test_check_of_a_model_that_does_not_fit(tinynas: Tinynas, large_model: Path)
     assert tinynas("check", large_model, "--device", "stm32h743", "--json").json["fits"]
 
 
+def test_what_the_optimizer_leaves_out(emulator: None, tinynas: Tinynas, wasteful_model: Path) -> None:
+    checked = tinynas("check", wasteful_model, "--device", "mps2-an386", "--json").json
+    measured = tinynas("measure", wasteful_model, "--board", "emulator", "--device", "mps2-an386", "--json").json
+    first, second, reshape, mean = checked["layers"]
+    assert (first["macs"], first["live_macs"]) == (12 * 12 * 27 * 8, 12 * 12 * 27 * 4)
+    assert (second["macs"], second["live_macs"]) == (12 * 12 * 8 * 6, 12 * 12 * 4 * 6)
+    assert (reshape["kernel"], reshape["segment"], mean["kernel"]) == (None, None, "tn_mean_rows_s8")
+    for result in (checked, measured):
+        assert result["macs"] == first["macs"] + second["macs"]
+        assert result["live_macs"] == first["live_macs"] + second["live_macs"]
+    for before, after in zip(checked["layers"], measured["layers"], strict=True):
+        assert all(before[key] == after[key] for key in ("name", "kernel", "live_macs", "alive_bytes", "segment"))
+        assert (before["predicted_cycles"] > 0) == (after["cycles"] > 0) == (before["kernel"] is not None)
+        if after["live_macs"]:
+            assert after["cycles_per_mac"] == after["cycles"] / after["live_macs"]
+    shown = tinynas("check", wasteful_model).out
+    assert "optimized away" in shown
+    assert f"of them live {checked['live_macs']:,}" in shown
+
+
 @pytest.mark.parametrize("device", device_names())
 def test_every_device_can_be_planned_for(device: str, tinynas: Tinynas, model: Path) -> None:
     checked = tinynas("check", model, "--device", device, "--json").json
@@ -187,6 +209,29 @@ def test_verify(emulator: None, tinynas: Tinynas, model: Path, monkeypatch: pyte
     answer = tinynas("verify", model, "--board", "emulator", "--inputs", 3, "--json")
     assert answer.code == 1
     assert answer.json["identical"] == 2
+
+
+def test_streamed_input(emulator: None, tinynas: Tinynas, image_model: Path) -> None:
+    whole = tinynas("compile", image_model, "-o", "whole", "--json").json
+    checked = tinynas("check", image_model, "--stream-input", "--json").json
+    compiled = tinynas("compile", image_model, "-o", "streamed", "--stream-input", "--json").json
+    assert checked["sram_bytes"] == compiled["sram_bytes"] < whole["sram_bytes"] / 2
+    assert checked["layers"][0]["streamed"]
+    assert "int tn_model_push_row(const void *row);" in Path("streamed/model.h").read_text()
+    assert "tn_model_push_row" not in Path("whole/model.h").read_text()
+    measured = tinynas("measure", image_model, "--board", "emulator", "--stream-input", "--json").json
+    assert measured["sram_bytes"] == checked["sram_bytes"]
+    verified = tinynas("verify", image_model, "--board", "emulator", "--inputs", 3, "--stream-input", "--json").json
+    assert verified["identical"] == 3
+
+
+@pytest.mark.parametrize("command", [["check"], ["compile", "-o", "c"], ["measure", "--board", "emulator"]])
+def test_an_input_that_cannot_be_streamed(command: list[str], tinynas: Tinynas, home: Path) -> None:
+    builder = GraphBuilder((1, 20), name="flat")
+    graph = builder.finish(builder.fully_connected(builder.input, 4))
+    (home / "flat.tflite").write_bytes(write_tflite(graph))
+    says = tinynas(command[0], "flat.tflite", *command[1:], "--stream-input").error
+    assert "the input of 'flat' cannot be streamed: its first layer 'fully_connected_0' needs it whole" in says
 
 
 def test_predict(tinynas: Tinynas, model: Path, data: Path) -> None:

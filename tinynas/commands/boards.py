@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,14 @@ from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
 from devices.profile import DEFAULT_DEVICE, DeviceProfile, device_names, load_profile
 from devices.store import MeasurementStore
-from export.graph import Graph, macs
-from export.reader import read_model
+from export.planner import plan
 from export.synthetic import with_random_weights
 from tinynas import output
+from tinynas.candidate import total_macs
+from tinynas.commands.layer_table import layer_table
 from tinynas.constraints import Limits
 from tinynas.cost_model import CostModel, MeasuredNetwork, calibrated_path, prior
 from tinynas.errors import SearchError
-from tinynas.lower import lower
 from tinynas.measuring import (
     build_image,
     compare_with_reference,
@@ -29,6 +28,7 @@ from tinynas.measuring import (
     measured_network,
     random_inputs,
 )
+from tinynas.models import load_model
 from tinynas.space import load_space
 
 _CALIBRATION_INPUT = (28, 28, 1)
@@ -67,19 +67,26 @@ def device_of(board_name: str, device: str | None) -> str:
     return next((entry.platform for entry in known_boards() if entry.id == board_name), DEFAULT_DEVICE)
 
 
-def measure(model: Path, board_name: str, device: str | None, runs: int) -> dict[str, Any]:
+def measure(
+    path: Path, board_name: str, device: str | None, runs: int, *, stream_input: bool = False
+) -> dict[str, Any]:
     """Build, flash, run, and time every layer."""
     profile = load_profile(device_of(board_name, device))
-    graph = read_model(model)
+    model = load_model(path)
     with resolve_board(board_name, profile.name) as board:
-        measurement = measure_graph(graph, profile, board, runs=runs, store=MeasurementStore())
+        measurement = measure_graph(
+            model.graph, profile, board, runs=runs, store=MeasurementStore(), stream_input=stream_input
+        )
+    planned = plan(model.graph, profile.instruction_set, stream_input=stream_input)
     return {
-        "model": graph.name,
+        "model": model.source.name,
         "model_id": measurement.model_id,
         "board": measurement.board,
         "device": measurement.device,
         "latency_ms": measurement.latency_ms,
         "energy_mj": profile.energy_mj(measurement.latency_ms),
+        "macs": total_macs(model.source),
+        "live_macs": total_macs(model.graph),
         "cycles": measurement.cycles,
         "instructions": measurement.instructions,
         "runs": measurement.runs,
@@ -89,40 +96,28 @@ def measure(model: Path, board_name: str, device: str | None, runs: int) -> dict
         "code_bytes": measurement.code_bytes,
         "firmware_sha256": measurement.firmware_sha256,
         "toolchain": measurement.toolchain,
-        "layers": measured_layers(graph, measurement.layer_cycles),
+        "layers": layer_table(model.source, planned, measurement.layer_cycles, "cycles"),
     }
 
 
-def measured_layers(graph: Graph, layer_cycles: Sequence[int]) -> list[dict[str, Any]]:
-    """What each layer took on a board."""
-    return [
-        {
-            "name": operator.name,
-            "kind": operator.kind.value,
-            "macs": macs(graph, operator),
-            "cycles": cycles,
-            "cycles_per_mac": cycles / macs(graph, operator) if macs(graph, operator) else None,
-        }
-        for operator, cycles in zip(graph.operators, layer_cycles, strict=True)
-    ]
-
-
-def verify(model: Path, board_name: str, device: str | None, count: int, seed: int) -> dict[str, Any]:
+def verify(
+    path: Path, board_name: str, device: str | None, count: int, seed: int, *, stream_input: bool = False
+) -> dict[str, Any]:
     """Run random inputs on the board and on the reference kernels."""
     profile = load_profile(device_of(board_name, device))
-    graph = read_model(model)
-    inputs = random_inputs(graph, count, seed)
+    model = load_model(path)
+    inputs = random_inputs(model.graph, count, seed)
     outputs: list[bytes] = []
     with resolve_board(board_name, profile.name) as board, tempfile.TemporaryDirectory(prefix="tinynas-") as folder:
-        board.flash(build_image(graph, profile, Path(folder)))
+        board.flash(build_image(model.graph, profile, Path(folder), stream_input=stream_input))
         with output.progress("verifying") as update:
             for done, given in enumerate(inputs, start=1):
                 outputs += board.outputs([given])
                 update(done, count, "inputs")
         name = board.name
-    comparison = compare_with_reference(model.read_bytes(), inputs, outputs)
+    comparison = compare_with_reference(path.read_bytes(), inputs, outputs)
     return {
-        "model": graph.name,
+        "model": model.source.name,
         "board": name,
         "inputs": comparison.inputs,
         "identical": comparison.identical,
@@ -130,10 +125,10 @@ def verify(model: Path, board_name: str, device: str | None, count: int, seed: i
     }
 
 
-def emulate(model: Path, device: str, as_json: bool) -> None:
+def emulate(path: Path, device: str, as_json: bool) -> None:
     """Run the emulated board until it is interrupted; the first line printed is its port."""
     profile = load_profile(device)
-    graph = read_model(model)
+    graph = load_model(path).graph
     with EmulatedBoard(profile) as board, tempfile.TemporaryDirectory(prefix="tinynas-") as folder:
         port = board.serve(build_image(graph, profile, Path(folder)))
         if as_json:
@@ -197,7 +192,7 @@ def _measure_random(
             if str(architecture) in seen or limits.violations(costs(architecture)):
                 continue
             seen.add(str(architecture))
-            graph: Graph = with_random_weights(lower(architecture, space, _CALIBRATION_INPUT, _CALIBRATION_CLASSES))
+            graph = with_random_weights(costs.graph(architecture))
             measured.append(measured_network(graph, profile, measure_graph(graph, profile, board, store=store)))
             update(len(measured), samples, "networks")
     return measured

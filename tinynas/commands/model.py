@@ -9,40 +9,41 @@ from devices.profile import DeviceProfile, device_names, load_profile
 from export.bundle import write_bundle
 from export.codegen import generate
 from export.flash import flash_bytes
-from export.graph import Graph, Operator, macs
+from export.graph import Graph
+from export.optimize import optimize
 from export.planner import Plan, plan
-from export.reader import read_model
 from export.streams import INPUT_ROW
 from export.verify_plan import verify_plan
 from tinynas.architecture import Architecture
-from tinynas.candidate import total_macs
+from tinynas.candidate import parameters, total_macs
+from tinynas.commands.layer_table import layer_table
 from tinynas.constraints import Limits
 from tinynas.cost_model import CostModel, current_cost_model, layer_features
 from tinynas.data import load_data
 from tinynas.errors import SearchError
 from tinynas.evaluation import Costs
 from tinynas.lower import lower
+from tinynas.models import Model, load_model
 from tinynas.space import load_space
 
 
-def check(model: Path, device: str) -> dict[str, Any]:
+def check(path: Path, device: str, *, stream_input: bool = False) -> dict[str, Any]:
     """Plan a model for a device and say whether it fits; runs nothing."""
     profile = load_profile(device)
-    graph = read_model(model)
-    planned = plan(graph, profile.instruction_set)
+    model = load_model(path)
+    planned = plan(model.graph, profile.instruction_set, stream_input=stream_input)
     verify_plan(planned)
-    return check_plan(planned, profile)
+    return check_plan(model, planned, profile)
 
 
-def check_plan(planned: Plan, profile: DeviceProfile) -> dict[str, Any]:
-    """What a plan takes of a device, and every reason why it does not fit."""
-    graph = planned.graph
+def check_plan(model: Model, planned: Plan, profile: DeviceProfile) -> dict[str, Any]:
+    """What a model's plan takes of a device, and every reason why it does not fit."""
     cost_model = current_cost_model(profile)
-    cycles = [cost_model.layer_cycles(layer) for layer in layer_features(graph, profile.instruction_set)]
+    cycles = [cost_model.layer_cycles(layer) for layer in layer_features(model.graph, profile.instruction_set)]
     latency_ms = profile.latency_ms(sum(cycles))
     costs = Costs(
-        macs=total_macs(graph),
-        parameters=sum(tensor.elements for tensor in graph.tensors if tensor.is_constant),
+        macs=total_macs(model.source),
+        parameters=parameters(model.source),
         sram_bytes=planned.arena_bytes,
         flash_bytes=flash_bytes(planned, profile),
         latency_ms=latency_ms,
@@ -52,7 +53,7 @@ def check_plan(planned: Plan, profile: DeviceProfile) -> dict[str, Any]:
     if reasons:
         reasons.append(_at_the_peak(planned, profile))
     return {
-        "model": graph.name,
+        "model": model.source.name,
         "device": profile.name,
         "fits": not reasons,
         "reasons": reasons,
@@ -62,35 +63,11 @@ def check_plan(planned: Plan, profile: DeviceProfile) -> dict[str, Any]:
         "flash_bytes": costs.flash_bytes,
         "flash_limit_bytes": profile.flash_bytes,
         "macs": costs.macs,
-        # Dead channels are found by the optimizer, which this version does not have: every MAC is executed.
-        "live_macs": costs.macs,
+        "live_macs": total_macs(model.graph),
         "parameters": costs.parameters,
         "predicted_latency_ms": latency_ms,
-        "layers": [
-            _layer(planned, step, operator, predicted)
-            for step, (operator, predicted) in enumerate(zip(graph.operators, cycles, strict=True))
-        ],
+        "layers": layer_table(model.source, planned, cycles, "predicted_cycles"),
     }
-
-
-def _layer(planned: Plan, step: int, operator: Operator, predicted_cycles: float) -> dict[str, Any]:
-    graph = planned.graph
-    work = macs(graph, operator)
-    return {
-        "name": operator.name,
-        "kind": operator.kind.value,
-        "output_shape": list(graph.output_tensor(operator).shape),
-        "macs": work,
-        "live_macs": work,
-        "predicted_cycles": round(predicted_cycles),
-        "alive_bytes": _alive_bytes(planned, step),
-        "segment": next(i for i, segment in enumerate(planned.segments) if step in segment.operators),
-    }
-
-
-def _alive_bytes(planned: Plan, layer: int) -> int:
-    """The most bytes of the arena that must coexist while a layer runs."""
-    return max(alive for step, alive in zip(planned.order, planned.alive_bytes, strict=True) if step == layer)
 
 
 def _at_the_peak(planned: Plan, profile: DeviceProfile) -> str:
@@ -116,14 +93,14 @@ def _smallest_device(arena_bytes: int) -> str:
     return f"; '{smallest.name}' has {smallest.sram_bytes:,} B"
 
 
-def compile_model(model: Path, device: str, out: Path, layout: str) -> dict[str, Any]:
+def compile_model(path: Path, device: str, out: Path, layout: str, *, stream_input: bool = False) -> dict[str, Any]:
     """Write the C of a model, ready to drop into a project."""
     profile = load_profile(device)
-    graph = read_model(model)
-    generated = generate(graph, profile.instruction_set)
-    result = check_plan(generated.plan, profile)
+    model = load_model(path)
+    generated = generate(model.graph, profile.instruction_set, stream_input=stream_input)
+    result = check_plan(model, generated.plan, profile)
     if not result["fits"]:
-        raise SearchError(f"'{graph.name}' does not fit on {device}: {'; '.join(result['reasons'])}")
+        raise SearchError(f"'{model.source.name}' does not fit on {device}: {'; '.join(result['reasons'])}")
     files = write_bundle(generated, out, layout)
     return {
         "files": [str(out / name) for name in files],
@@ -132,10 +109,10 @@ def compile_model(model: Path, device: str, out: Path, layout: str) -> dict[str,
     }
 
 
-def predict(model: Path | None, architecture: str | None, device: str, data: str) -> dict[str, Any]:
+def predict(path: Path | None, architecture: str | None, device: str, data: str) -> dict[str, Any]:
     """The cost model's answer for a model, or for an architecture on a data set's inputs."""
     profile = load_profile(device)
-    graph = read_model(model) if model is not None else _lowered(str(architecture), data)
+    graph = load_model(path).graph if path is not None else _lowered(str(architecture), data)
     return predict_graph(graph, current_cost_model(profile), profile)
 
 
@@ -156,4 +133,4 @@ def predict_graph(graph: Graph, cost_model: CostModel, profile: DeviceProfile) -
 def _lowered(text: str, data_name: str) -> Graph:
     architecture = Architecture.parse(text)
     data = load_data(data_name)
-    return lower(architecture, load_space(architecture.space), data.input_shape, len(data.classes))
+    return optimize(lower(architecture, load_space(architecture.space), data.input_shape, len(data.classes)))

@@ -29,28 +29,59 @@ def devices(result: dict[str, Any]) -> None:
 
 def check(result: dict[str, Any]) -> None:
     """The layers, the totals, and the verdict."""
-    columns = ("layer", "kind", "output", "MACs", "predicted cycles", "alive B")
-    rows = [
-        (
-            layer["name"][:60],
-            layer["kind"],
-            "×".join(map(str, layer["output_shape"][1:])),
-            layer["macs"],
-            layer["predicted_cycles"],
-            layer["alive_bytes"],
-        )
-        for layer in result["layers"]
-    ]
-    print_table(columns, rows)
+    _layers(result["layers"], "predicted_cycles", "predicted cycles")
     print()
     print(
         f"SRAM   {result['sram_bytes']:>9,} B of {result['sram_limit_bytes']:,} (bound {result['sram_lower_bound']:,})"
     )
     print(f"flash  {result['flash_bytes']:>9,} B of {result['flash_limit_bytes']:,}")
-    print(f"MACs   {result['macs']:>9,}, predicted latency {result['predicted_latency_ms']:.1f} ms")
+    print(f"MACs   {_macs(result)}, predicted latency {result['predicted_latency_ms']:.1f} ms")
     print(f"{result['model']} fits on {result['device']}" if result["fits"] else f"{result['model']} does NOT fit:")
     for reason in result["reasons"]:
         print(f"  {reason}")
+
+
+def _layers(layers: list[dict[str, Any]], cycles: str, cycles_title: str) -> None:
+    """One row for each layer; what the optimizer took away, and so runs no kernel, has none."""
+    columns = (
+        "layer",
+        "kind",
+        "kernel",
+        "output",
+        "MACs",
+        "live MACs",
+        cycles_title,
+        "cycles/MAC",
+        "alive B",
+        "segment",
+    )
+    rows = [
+        (
+            layer["name"][:40],
+            layer["kind"],
+            (layer["kernel"] or "optimized away").removeprefix("tn_").removesuffix("_s8"),
+            "×".join(map(str, layer["output_shape"][1:])),
+            layer["macs"],
+            layer["live_macs"],
+            layer[cycles],
+            layer["cycles_per_mac"],
+            layer["alive_bytes"],
+            _segment(layer),
+        )
+        for layer in layers
+    ]
+    print_table(columns, rows)
+
+
+def _segment(layer: dict[str, Any]) -> str:
+    if layer["segment"] is None:
+        return ""
+    return f"{layer['segment']}{', by rows' if layer['streamed'] else ''}"
+
+
+def _macs(result: dict[str, Any]) -> str:
+    live = "" if result["live_macs"] == result["macs"] else f", of them live {result['live_macs']:,}"
+    return f"{result['macs']:>9,}{live}"
 
 
 def files(result: dict[str, Any]) -> None:
@@ -62,16 +93,12 @@ def files(result: dict[str, Any]) -> None:
 
 def measurement(result: dict[str, Any]) -> None:
     """The layers, then the totals."""
-    columns = ("layer", "kind", "MACs", "cycles", "cycles/MAC")
-    rows = [
-        (layer["name"][:60], layer["kind"], layer["macs"], layer["cycles"], layer["cycles_per_mac"])
-        for layer in result["layers"]
-    ]
-    print_table(columns, rows)
+    _layers(result["layers"], "cycles", "cycles")
     print()
     print(f"{result['model']} on {result['board']} ({result['device']}, {result['clock_hz'] / 1e6:.0f} MHz)")
     instructions = f", {result['instructions']:,} instructions" if result["instructions"] is not None else ""
     print(f"latency {result['latency_ms']:.2f} ms, {result['cycles']:,} cycles{instructions}")
+    print(f"MACs {_macs(result).strip()}")
     print(f"SRAM {result['sram_bytes']:,} B, flash {result['flash_bytes']:,} B, of it code {result['code_bytes']:,} B")
 
 

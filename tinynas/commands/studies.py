@@ -9,14 +9,14 @@ from typing import Any
 
 from devices.boards import resolve_board
 from export.planner import plan
-from export.reader import read_model
 from tinynas import output, stages
 from tinynas.architecture import Architecture
-from tinynas.commands.boards import measured_layers
+from tinynas.commands.layer_table import layer_table
 from tinynas.commands.model import check_plan, predict_graph
 from tinynas.errors import SearchError
 from tinynas.evaluation import Evaluation
 from tinynas.events import CandidateTrained, CostModelRefitted, Exported, Verified
+from tinynas.models import load_model
 from tinynas.report import write_report
 from tinynas.reporting import report_of
 from tinynas.study import SearchOutcome, StudySettings
@@ -81,13 +81,14 @@ def _run_result(workspace: Workspace, outcome: SearchOutcome, winner: CandidateT
     measured = workspace.measured("trained")[winner.architecture]
     refitted = study.events_of(CostModelRefitted)[-1]
     fit = stages.refit_quality(workspace)
-    graph = read_model(folder / stages.INT8_MODEL)
+    model = load_model(folder / stages.INT8_MODEL)
+    planned = plan(model.graph, workspace.profile.instruction_set)
     return {
-        **check_plan(plan(graph, workspace.profile.instruction_set), workspace.profile),
-        **predict_graph(graph, workspace.best_model, workspace.profile),
+        **check_plan(model, planned, workspace.profile),
+        **predict_graph(model.graph, workspace.best_model, workspace.profile),
         **_search_result(workspace, outcome),
         **_exported_result(workspace, exported, folder),
-        "layers": measured_layers(graph, measured.layer_cycles),
+        "layers": layer_table(model.source, planned, measured.layer_cycles, "cycles"),
         "latency_ms": measured.latency_ms,
         "energy_mj": workspace.profile.energy_mj(measured.latency_ms),
         "cycles": measured.cycles,
