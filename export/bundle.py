@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -10,7 +11,12 @@ from pathlib import Path
 from export.atomic import write_bytes
 from export.codegen import GeneratedModel
 from export.errors import ExportError
+from export.kernel import Kernel
+from export.kernels import VIEW, kernels_of
 
+_SOURCES = (".c", ".h")
+_INLINE_FUNCTION = re.compile(r"^static inline [^;{]*?\b(tn_\w+)\([^;{]*\) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
+_INCLUDE = re.compile(r'#include "(\w+\.h)"')
 _LICENSE_LINE = "SPDX-License-Identifier: Apache-2.0"
 
 
@@ -51,7 +57,7 @@ version=1.0.0
 author=tinynas
 maintainer=tinynas
 sentence=The network {name}, compiled to C by tinynas.
-paragraph=Include model.h, fill tn_model_input(), call tn_model_invoke(), read tn_model_output().
+paragraph=Include tinynas_{name}.h. The comment at the beginning of model.h shows how to run the network.
 category=Data Processing
 url=
 architectures=*
@@ -119,19 +125,39 @@ LAYOUTS = {
 }
 
 
+def kernel_sources(kernels: Iterable[Kernel]) -> dict[str, str]:
+    """Texts by file name of what the kernels are made of: their own files, those of functions they call, and headers.
+
+    Every function that other files call has a file of its name, or is an inline function of a header.
+    """
+    folder = resources.files("firmware") / "kernels"
+    texts = {entry.name: entry.read_text(encoding="utf-8") for entry in folder.iterdir() if entry.name[-2:] in _SOURCES}
+    code = {name.removesuffix(".c"): text for name, text in texts.items() if name.endswith(".c")}
+    code |= {name: body for text in texts.values() for name, body in _INLINE_FUNCTION.findall(text)}
+    wanted = [kernel.name for kernel in kernels if kernel is not VIEW]
+    needed: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name in code and name not in needed:
+            needed.add(name)
+            wanted += re.findall(r"\btn_\w+", code[name])
+    found = {f"{name}.c" for name in needed} & texts.keys()
+    headers = {header for name in found for header in _INCLUDE.findall(texts[name])}
+    headers |= {kernel.header for kernel in kernels}
+    while more := {header for name in headers for header in _INCLUDE.findall(texts[name])} - headers:
+        headers |= more
+    return {name: texts[name] for name in sorted(found | headers)}
+
+
 def write_bundle(model: GeneratedModel, folder: Path, layout_name: str = "plain") -> tuple[str, ...]:
-    """Write ``model`` and the kernels into ``folder``; returns the files, relative to it, sorted.
+    """Write ``model`` and the kernels that it needs into ``folder``; returns the files, relative to it, sorted.
 
     The C files need nothing but a C99 compiler. Raises ExportError for an unknown layout.
     """
     layout = LAYOUTS.get(layout_name)
     if layout is None:
         raise ExportError(f"there is no layout '{layout_name}'; choose from {', '.join(LAYOUTS)}")
-    texts = dict(model.files)
-    kernels = resources.files("firmware") / "kernels"
-    texts |= {
-        entry.name: entry.read_text(encoding="utf-8") for entry in kernels.iterdir() if entry.name[-2:] in (".c", ".h")
-    }
+    texts = {**model.files, **kernel_sources(kernels_of(model.plan.graph, model.plan.instruction_set))}
     prefix = f"{layout.source_folder}/" if layout.source_folder else ""
     files = {f"{prefix}{name}": text for name, text in texts.items()}
     sources = sorted(name for name in files if name.endswith(".c"))
