@@ -70,7 +70,7 @@ def _line(graph: Graph, operator: Operator) -> tuple[int, int, int] | None:
     one = 1 << (_FRACTION_BITS + _FACTOR_BITS)
     factors = round(scale_a / output_scale * one), round(scale_b / output_scale * one)
     parameters = add_parameters(graph, operator)
-    exact = _litert_outputs(parameters)
+    exact = litert_outputs(parameters)
     is_open_below, is_open_above = exact > parameters.minimum, exact < parameters.maximum
     least_sums = exact << _FRACTION_BITS
     for factor_a, factor_b in _neighbours(*factors):
@@ -97,7 +97,7 @@ def _neighbours(factor_a: int, factor_b: int) -> Iterator[tuple[int, int]]:
             yield factor_a, factor_b + signed
 
 
-def _litert_outputs(parameters: AddParameters) -> Int64Array:
+def litert_outputs(parameters: AddParameters) -> Int64Array:
     """LiteRT's output for every pair of inputs: [256 values of the first, 256 of the second], from -128 up."""
     first, second = (
         _scaled((_INT8 - zero_point) << _HEADROOM_BITS, multiplier, shift)

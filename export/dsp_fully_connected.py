@@ -23,7 +23,7 @@ UInt32Array = npt.NDArray[np.uint32]
 
 _GROUPS = (5, 3, 1)
 """Channels that the kernel computes at once, in the order of the stream."""
-_ACCUMULATOR_LIMIT = 1 << 23
+ACCUMULATOR_LIMIT = 1 << 23
 """Accumulators are kept in 32 bits, 256 times as large."""
 _LARGEST_SHIFT = 22
 """A larger one would take the rounding term out of 32 bits."""
@@ -32,7 +32,7 @@ _MULTIPLIER_STEPS = (0, 1, -1, 2, -2, 3, -3, 4, -4)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Requantization:
+class HighWordRequantization:
     multipliers: Int64Array
     """One, or one per channel."""
     rounding: int
@@ -49,16 +49,16 @@ def _fits(graph: Graph, operator: Operator) -> bool:
 
 def _accepts(graph: Graph, operator: Operator) -> bool:
     weights, bias = folded_weights(graph, operator)
-    lowest, highest = _accumulator_range(weights.astype(np.int64), bias.astype(np.int64))
-    if weights.min() == -128 or max(-lowest.min(), highest.max()) >= _ACCUMULATOR_LIMIT:
+    lowest, highest = accumulator_range(weights.astype(np.int64), bias.astype(np.int64))
+    if weights.min() == -128 or max(-lowest.min(), highest.max()) >= ACCUMULATOR_LIMIT:
         return False
-    return _requantization(graph, operator, lowest, highest) is not None
+    return high_word_requantization(graph, operator, lowest, highest) is not None
 
 
 def _fields(graph: Graph, operator: Operator) -> Fields:
     weights, bias = folded_weights(graph, operator)
     rows = weights.astype(np.int64)
-    requantization = _requantization(graph, operator, *_accumulator_range(rows, bias.astype(np.int64)))
+    requantization = high_word_requantization(graph, operator, *accumulator_range(rows, bias.astype(np.int64)))
     assert requantization is not None, "the kernel was chosen for a layer that it does not accept"
     per_channel = len(requantization.multipliers) > 1
     outputs, inputs = weights.shape
@@ -95,7 +95,7 @@ FULLY_CONNECTED_DSP = Kernel(
 )
 
 
-def _accumulator_range(weights: Int64Array, bias: Int64Array) -> tuple[Int64Array, Int64Array]:
+def accumulator_range(weights: Int64Array, bias: Int64Array) -> tuple[Int64Array, Int64Array]:
     """The least and greatest accumulator of each channel over all int8 inputs. ``weights`` is [channels, inputs]."""
     positive, negative = np.maximum(weights, 0).sum(axis=1), np.minimum(weights, 0).sum(axis=1)
     return bias - 128 * positive + 127 * negative, bias + 127 * positive - 128 * negative
@@ -134,9 +134,9 @@ def _packed(fours: Int64Array) -> UInt32Array:
     return ((low & 0xFFFF) | (high & 0xFFFF) << 16).astype(np.uint32)
 
 
-def _requantization(
+def high_word_requantization(
     graph: Graph, operator: Operator, lowest: Int64Array, highest: Int64Array
-) -> _Requantization | None:
+) -> HighWordRequantization | None:
     """Multipliers that give LiteRT's output for every accumulator of each channel's range; None if none were found."""
     scales = np.array(effective_scales(graph, operator))
     if len(scales) == 1:
@@ -161,7 +161,7 @@ def _requantization(
         found[todo[agrees]] = candidates[agrees]
         todo = todo[~agrees]
         if not len(todo):
-            return _Requantization(found, rounding, shift, output.zero_point, minimum, maximum)
+            return HighWordRequantization(found, rounding, shift, output.zero_point, minimum, maximum)
     return None
 
 

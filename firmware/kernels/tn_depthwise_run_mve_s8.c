@@ -1,0 +1,156 @@
+#include "tn_mve.h"
+
+#if defined(__ARM_FEATURE_MVE)
+
+#include <stddef.h>
+
+/* Sixteen channels: q0 ... q3 hold the sums of channels 0, 4, 8, 12; 2, 6, 10, 14; 1, 5, 9, 13 and 3, 7, 11, 15, which
+ * is how even and odd elements of even and odd elements come out, and go in again. */
+
+/* Products of two taps are added in 16 bits, in q6 and q7. q5 is loaded twice for want of a register. */
+#define PRODUCTS(tap)       \
+  "vldrb.8 q4, " tap        \
+  "\n"                      \
+  "vldrb.8 q5, [r9], #16\n" \
+  "vmullb.s8 q6, q4, q5\n"  \
+  "vmullt.s8 q7, q4, q5\n"
+
+#define MORE_PRODUCTS(tap)  \
+  "vldrb.8 q4, " tap        \
+  "\n"                      \
+  "vldrb.8 q5, [r9]\n"      \
+  "vmullb.s8 q5, q4, q5\n"  \
+  "vadd.i16 q6, q6, q5\n"   \
+  "vldrb.8 q5, [r9], #16\n" \
+  "vmullt.s8 q5, q4, q5\n"  \
+  "vadd.i16 q7, q7, q5\n"
+
+/* VQDMLAH by 2^15 adds the upper half of each word. */
+#define ACCUMULATE            \
+  "vqdmlah.s32 q1, q6, r11\n" \
+  "vmovlb.s16 q6, q6\n"       \
+  "vadd.i32 q0, q0, q6\n"     \
+  "vqdmlah.s32 q3, q7, r11\n" \
+  "vmovlb.s16 q7, q7\n"       \
+  "vadd.i32 q2, q2, q7\n"
+
+#define PAIR(a, b) PRODUCTS(a) MORE_PRODUCTS(b) ACCUMULATE
+
+#define BIAS                  \
+  "movw r11, #0x8000\n"       \
+  "vldrw.u32 q0, [r9], #16\n" \
+  "vldrw.u32 q1, [r9], #16\n" \
+  "vldrw.u32 q2, [r9], #16\n" \
+  "vldrw.u32 q3, [r9], #16\n"
+
+#define MULTIPLY(sums)        \
+  "vldrw.u32 q4, [r9], #16\n" \
+  "vqrdmulh.s32 " sums ", " sums ", q4\n"
+
+#define AWAY(sums)     \
+  "vshr.s32 q4, " sums \
+  ", #31\n"            \
+  "vadd.i32 " sums ", " sums ", q4\n"
+
+/* VRSHL looks at the lowest byte of each word only, and the shifts of q0 ... q3 are the bytes of q5's words. */
+#define SHIFTS              \
+  "vldrb.8 q5, [r9], #16\n" \
+  "vrshl.s32 q0, q0, q5\n"  \
+  "vshr.u32 q5, q5, #8\n"   \
+  "vrshl.s32 q1, q1, q5\n"  \
+  "vshr.u32 q5, q5, #8\n"   \
+  "vrshl.s32 q2, q2, q5\n"  \
+  "vshr.u32 q5, q5, #8\n"   \
+  "vrshl.s32 q3, q3, q5\n"
+
+/* Offsets are those of tn_depthwise_run. */
+#define OUTPUT(away)                                       \
+  MULTIPLY("q0")                                           \
+  MULTIPLY("q1") MULTIPLY("q2") MULTIPLY("q3") away SHIFTS \
+      "ldr r11, [sp]\n"                                    \
+      "ldr r12, [r11, #32]\n"                              \
+      "vqmovnb.s32 q0, q0\n"                               \
+      "vqmovnb.s32 q2, q2\n"                               \
+      "vqmovnt.s32 q0, q1\n"                               \
+      "vqmovnt.s32 q2, q3\n"                               \
+      "vqadd.s16 q0, q0, r12\n"                            \
+      "vqadd.s16 q2, q2, r12\n"                            \
+      "vqmovnb.s16 q0, q0\n"                               \
+      "vqmovnt.s16 q0, q2\n"                               \
+      "vldrb.8 q4, [r11]\n"                                \
+      "vmax.s8 q0, q0, q4\n"                               \
+      "vldrb.8 q4, [r11, #16]\n"                           \
+      "vmin.s8 q0, q0, q4\n"                               \
+      "vstrb.8 q0, [r10], #16\n"                           \
+      "ldr r12, [r11, #36]\n"                              \
+      "add r9, r9, r12\n"
+
+_Static_assert(offsetof(tn_depthwise_run, zero_point) == 32 && offsetof(tn_depthwise_run, next_block) == 36 &&
+                   offsetof(tn_depthwise_run, block) == 40 && offsetof(tn_depthwise_run, output) == 44 &&
+                   offsetof(tn_depthwise_run, count) == 48 && offsetof(tn_depthwise_run, pairs) == 52 &&
+                   offsetof(tn_depthwise_run, odd) == 56 && offsetof(tn_depthwise_run, offset) == 60,
+               "the assembly has these offsets");
+
+#define ALL_AWAY AWAY("q0") AWAY("q1") AWAY("q2") AWAY("q3")
+
+/* Nine taps, whose pointers are r0 ... r8. */
+#define NINE(away) \
+  "push {r4-r11, lr}\n"                                                                                         \
+  "vpush {d8-d15}\n"                                                                                            \
+  "push {r0}\n"                                                                                                 \
+  "ldr r9, [r0, #40]\n"                                                                                         \
+  "ldr r10, [r0, #44]\n"                                                                                        \
+  "ldr lr, [r0, #48]\n"                                                                                         \
+  "ldm r1, {r0-r8}\n"                                                                                           \
+  "dls lr, lr\n"                                                                                                \
+  "1:\n" BIAS PAIR("[r0], #16", "[r1], #16") PAIR("[r2], #16", "[r3], #16") PAIR("[r4], #16", "[r5], #16")      \
+      PAIR("[r6], #16", "[r7], #16") PRODUCTS("[r8], #16") ACCUMULATE OUTPUT(away)                              \
+  "le lr, 1b\n"                                                                                                 \
+  "pop {r0}\n"                                                                                                  \
+  "vpop {d8-d15}\n"                                                                                             \
+  "pop {r4-r11, pc}\n"
+
+/* Any number of taps: r1 walks the list of their pointers, r3 is where the block starts in each. */
+#define TAPS(away) \
+  "push {r4-r11, lr}\n"                                                                                         \
+  "vpush {d8-d15}\n"                                                                                            \
+  "push {r0}\n"                                                                                                 \
+  "mov r2, r1\n"                                                                                                \
+  "ldr r9, [r0, #40]\n"                                                                                         \
+  "ldr r10, [r0, #44]\n"                                                                                        \
+  "ldr r8, [r0, #48]\n"                                                                                         \
+  "ldr r6, [r0, #52]\n"                                                                                         \
+  "ldr r7, [r0, #56]\n"                                                                                         \
+  "ldr r3, [r0, #60]\n"                                                                                         \
+  "1:\n" BIAS                                                                                                   \
+  "mov r1, r2\n"                                                                                                \
+  "wls lr, r6, 3f\n"                                                                                            \
+  "2:\n"                                                                                                        \
+  "ldrd r4, r5, [r1], #8\n"                                                                                     \
+  "add r4, r4, r3\n"                                                                                            \
+  "add r5, r5, r3\n" PAIR("[r4]", "[r5]")                                                                       \
+  "le lr, 2b\n"                                                                                                 \
+  "3:\n"                                                                                                        \
+  "cbz r7, 4f\n"                                                                                                \
+  "ldr r4, [r1]\n"                                                                                              \
+  "add r4, r4, r3\n" PRODUCTS("[r4]") ACCUMULATE                                                                \
+  "4:\n" OUTPUT(away)                                                                                           \
+  "add r3, r3, #16\n"                                                                                           \
+  "subs r8, r8, #1\n"                                                                                           \
+  "bne 1b\n"                                                                                                    \
+  "pop {r0}\n"                                                                                                  \
+  "vpop {d8-d15}\n"                                                                                             \
+  "pop {r4-r11, pc}\n"
+
+#define RUN(name, code)                                                                 \
+  __attribute__((naked)) void name(const tn_depthwise_run *run __attribute__((unused)), \
+                                   const int8_t *const *taps __attribute__((unused))) { \
+    __asm volatile(code);                                                               \
+  }
+
+RUN(tn_depthwise_nine_mve_s8, NINE(""))
+RUN(tn_depthwise_nine_away_mve_s8, NINE(ALL_AWAY))
+RUN(tn_depthwise_taps_mve_s8, TAPS(""))
+RUN(tn_depthwise_taps_away_mve_s8, TAPS(ALL_AWAY))
+
+#endif
