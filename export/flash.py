@@ -33,7 +33,6 @@ class _KernelSizes:
 class _CodeSizes:
     """What one core's compiler makes of the kernels, in bytes (scripts/measure_code_sizes.py)."""
 
-    empty_model: int
     stream: int
     """What the first streamed layer adds to tn_model_invoke."""
     symbols: dict[str, int]
@@ -82,9 +81,4 @@ def _code_sizes(core: str) -> _CodeSizes:
         name: _KernelSizes(tuple(kernel["symbols"]), kernel["call"], kernel["streamed_call"], kernel["struct"])
         for name, kernel in entry["kernels"].items()
     }
-    return _CodeSizes(entry["empty_model_bytes"], entry["stream_bytes"], entry["symbols"], kernels)
-
-
-def empty_model_bytes() -> int:
-    """Flash of start-up code and harness without a model, as measured; the emulated profiles reserve it."""
-    return _code_sizes("cortex-m4").empty_model
+    return _CodeSizes(entry["stream_bytes"], entry["symbols"], kernels)

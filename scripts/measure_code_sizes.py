@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Measures the flash that kernels, layer calls and the harness take, and writes export/code_sizes.json.
+"""Measures the flash that kernels and layer calls take, and writes export/code_sizes.json.
 
 Each operator is compiled alone for a board, whole and streamed; what its image has and an empty model's has not is its
-kernel and what that pulls in. Run it after changing a kernel, the harness, the generator or the compiler; a test
+kernel and what that pulls in. Run it after changing a kernel, the generator or the compiler; a test
 compares the table with whole images. Usage: python -m scripts.measure_code_sizes
 """
 
@@ -132,7 +132,6 @@ def measure(builder: Builder, instruction_set: InstructionSet) -> dict[str, obje
     """The table of one core."""
     view, *layers = single_layer_graphs()
     empty = builder.whole(with_random_weights(view))
-    pointers = empty["model.o:.rodata.tn_model_layers"]
     symbols: dict[str, int] = {}
     kernels: dict[str, dict[str, object]] = {
         VIEW.name: {"symbols": [], "call": layer_call(empty), "streamed_call": 0, "struct": 0}
@@ -159,7 +158,6 @@ def measure(builder: Builder, instruction_set: InstructionSet) -> dict[str, obje
         for found in (builder.streamed(chain), builder.whole(chain))
     )
     return {
-        "empty_model_bytes": sum(empty.values()) - layer_call(empty) - pointers,
         "stream_bytes": streamed_rest - whole_rest,
         "kernels": dict(sorted(kernels.items())),
         "symbols": dict(sorted(symbols.items())),
@@ -179,7 +177,6 @@ def main() -> None:
     for core, board, instruction_set in BOARDS:
         with tempfile.TemporaryDirectory() as folder:
             cores[core] = measure(Builder(board, Path(folder)), instruction_set)
-        print(f"{core}: an empty model takes {cores[core]['empty_model_bytes']} bytes", file=sys.stderr)
     version = subprocess.run(["arm-none-eabi-gcc", "--version"], check=True, capture_output=True, text=True).stdout
     table = {"toolchain": version.splitlines()[0], "cores": cores}
     write_bytes(ROOT / "export" / "code_sizes.json", (json.dumps(table, indent=1) + "\n").encode())

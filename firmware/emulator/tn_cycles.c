@@ -72,8 +72,8 @@ typedef struct {
 
 typedef enum { PLAIN, ENTRY, INVOKE, LAYER, HANDLER } block_kind;
 
-/* What matters to the cost of the instruction after it. */
-typedef enum { OTHER, LOAD, VECTOR_MEMORY, VECTOR_ARITHMETIC, LOOP_END } instruction_kind;
+/* What matters to what comes after an instruction. LINK is a call. */
+typedef enum { OTHER, LOAD, VECTOR_MEMORY, VECTOR_ARITHMETIC, LOOP_END, LINK } instruction_kind;
 
 typedef struct {
   instruction_kind kind;
@@ -155,6 +155,8 @@ static instruction_cost cost_of_narrow(uint16_t code) {
     cost.cost += __builtin_popcount(code & 0x0FFu) * costs[MULTIPLE];
   } else if ((code & 0xFFC0u) == 0x4340u) {
     cost.cost += costs[MULTIPLY];
+  } else if ((code & 0xFF80u) == 0x4780u) { /* BLX */
+    cost.kind = LINK;
   }
   return cost;
 }
@@ -198,6 +200,7 @@ static instruction_cost cost_of_wide(uint16_t first, uint16_t second) {
   } else if ((first & 0xFFCFu) == 0xF00Fu && (second & 0xF001u) == 0xC001u) { /* LE, LETP */
     cost = (instruction_cost){LOOP_END, costs[LOOP]};
   } else if ((first & 0xF800u) == 0xF000u && (second & 0xD000u) == 0xD000u) { /* BL */
+    cost.kind = LINK;
     cost.cost += costs[CALL];
   } else if ((first & 0xEC00u) == 0xEC00u && (second & 0x0E00u) == 0x0A00u && (first & 0xEF00u) != 0xEF00u) {
     cost.cost += float_cost(first, second);
@@ -299,7 +302,8 @@ static void executed(unsigned vcpu, void *data) {
   } else if (current == &invoke_count) {
     if (b->kind == LAYER) {
       current = &layer_count[b->layer];
-    } else if (b->kind == PLAIN) {
+    } else if (b->kind == PLAIN && previous->kind != PLAIN && previous->last != LINK) {
+      /* Neither called by tn_model_invoke nor inside of what it called: back where it was called from. */
       end_inference();
       return;
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from devices.profile import load_profile
-from export.flash import code_bytes, constant_bytes, empty_model_bytes, flash_bytes
+from export.flash import code_bytes, constant_bytes, flash_bytes
 from export.graph import Graph
 from export.planner import plan
 from export.reader import read_tflite
@@ -75,11 +75,6 @@ def test_every_kernel(tmp_path: Path, compiler: None) -> None:
 def test_large_candidate(tmp_path: Path, compiler: None) -> None:
     graph = candidate("mobilenet", 1)
     check(with_random_weights(graph), graph, "mps2-an386", tmp_path)
-
-
-def test_profile_reserves_what_an_empty_model_takes() -> None:
-    """The device for which the table was measured."""
-    assert load_profile("stm32f405").reserved.flash_bytes == empty_model_bytes()
 
 
 def test_constants_are_counted_to_the_byte() -> None:
