@@ -57,8 +57,8 @@ typedef struct {
   uint32_t copies;         /* of a run, in rounds of the unrolled loop */
   uint32_t next_row;       /* from a run's end to the next row's */
   const int8_t *input_end; /* of the ring */
-  uint32_t rows;           /* to be gathered; 0: somebody else has done that */
-  int8_t *tails;           /* where the first run's last bytes go */
+  int32_t rows;            /* to be gathered; 0: somebody else has done that; TN_COLOR_ROWS */
+  int8_t *tails;           /* where the first run's last bytes go; null if it has only whole words */
   uint32_t tail, ring_bytes, blocks;
 } tn_conv_dsp_block;
 
@@ -68,7 +68,8 @@ enum {
   TN_COPY_STEP_BYTES = 36,
   TN_COPY_UNROLLED = 4,
   TN_TWO_STEP_BYTES = 64,
-  TN_TWO_UNROLLED = 4
+  TN_TWO_UNROLLED = 4,
+  TN_COLOR_ROWS = -1 /* three rows of runs of 9 bytes, as first layers have them */
 };
 
 /* Gathers and multiplies three pixels, blocks times, and moves on from and output. */

@@ -24,6 +24,7 @@ typedef struct {
   uint32_t run_words, run_tail; /* run_bytes / 4 and the rest */
   uint32_t outside;             /* four zero points, flipped */
   uint32_t ends_last;           /* a row's first and last pixel are computed after the others, which are inner ones */
+  uint32_t color;               /* three kernel rows of 9 bytes */
   int8_t *scratch;
   tn_conv_dsp_block two, three;
 } conv_call;
@@ -222,8 +223,9 @@ static inline void convolve_strip(conv_call *c, const kernel_rows *rows, uint32_
   if (rows->count < w->kernel_rows) fill(c->scratch, 4, 3u * c->layer->steps, c->outside);
   three->from = rows->at + (x * w->stride_columns - w->padding_left) * c->layer->input.channels;
   three->to = c->scratch + rows->first * c->run_words * 12;
-  three->tails = c->scratch + w->kernel_rows * c->run_words * 12 + tail_index / 4 * 12 + tail_index % 4;
-  three->rows = rows->count;
+  three->tails =
+      c->run_tail ? c->scratch + w->kernel_rows * c->run_words * 12 + tail_index / 4 * 12 + tail_index % 4 : 0;
+  three->rows = rows->count == 3 && c->color ? TN_COLOR_ROWS : (int32_t)rows->count;
   three->output = output;
   three->blocks = blocks;
   tn_matmul_three_dsp_s8(three);
@@ -302,6 +304,7 @@ void tn_conv_dsp_s8(const tn_conv_dsp_layer *layer, const int8_t *input, int8_t 
   c.run_words = layer->run_bytes / 4u;
   c.run_tail = layer->run_bytes % 4u;
   c.outside = ((uint8_t)layer->input_zero_point * 0x01010101u) ^ FLIP;
+  c.color = w->kernel_rows == 3 && layer->run_bytes == 9;
   c.scratch = scratch;
   set_block(&c.two, &c, 2, entry_of(steps - 1, TN_TWO_UNROLLED, TN_TWO_STEP_BYTES));
   set_block(&c.three, &c, 3, entry_of(steps - 1, TN_THREE_UNROLLED, TN_THREE_STEP_BYTES));

@@ -45,6 +45,49 @@
   "ldr r11, [r1], #4\n" \
   "ldr r12, [r1], #4\n"
 
+#define FLIP_BYTES      \
+  "eor r4, r4, #0x80\n" \
+  "eor r5, r5, #0x80\n" \
+  "eor r6, r6, #0x80\n"
+
+/* Two words and a byte of three pixels. The bytes of three rows share a word, which lies behind all others. */
+#define COLOR_ROW(tail0, tail1, tail2, flip)         \
+  "ldr r4, [r0], #4\n"                               \
+  "ldr r5, [r1], #4\n"                               \
+  "ldr r6, [r2], #4\n"                               \
+  "ldr r7, [r0], #4\n"                               \
+  "ldr r11, [r1], #4\n"                              \
+  "ldr r12, [r2], #4\n"                              \
+  "eor r4, r4, #0x00800080\n"                        \
+  "eor r5, r5, #0x00800080\n"                        \
+  "eor r6, r6, #0x00800080\n"                        \
+  "eor r7, r7, #0x00800080\n"                        \
+  "eor r11, r11, #0x00800080\n"                      \
+  "eor r12, r12, #0x00800080\n"                      \
+  "str r5, [r3, #4]\n"                               \
+  "str r6, [r3, #8]\n"                               \
+  "str r7, [r3, #12]\n"                              \
+  "str r11, [r3, #16]\n"                             \
+  "str r12, [r3, #20]\n"                             \
+  "str r4, [r3], #24\n"                              \
+  "ldrb r4, [r0], #1\n"                              \
+  "ldrb r5, [r1], #1\n"                              \
+  "ldrb r6, [r2], #1\n" flip "strb r4, [r3, #" tail0 \
+  "]\n"                                              \
+  "strb r5, [r3, #" tail1                            \
+  "]\n"                                              \
+  "strb r6, [r3, #" tail2 "]\n"
+
+#define NEXT_COLOR_ROW  \
+  "add r0, r0, r8\n"    \
+  "add r1, r1, r8\n"    \
+  "add r2, r2, r8\n"    \
+  "cmp r0, r9\n"        \
+  "ittt hs\n"           \
+  "subhs r0, r0, r10\n" \
+  "subhs r1, r1, r10\n" \
+  "subhs r2, r2, r10\n"
+
 __attribute__((naked)) void tn_matmul_three_dsp_s8(tn_conv_dsp_block *block __attribute__((unused))) {
   __asm volatile(
       ".syntax unified\n"
@@ -70,7 +113,7 @@ __attribute__((naked)) void tn_matmul_three_dsp_s8(tn_conv_dsp_block *block __at
       "add r1, r1, r0\n"
       "vmov r12, s8\n"
       "cmp r10, #0\n"
-      "beq 17f\n"
+      "ble 19f\n"
       "11: mov lr, r7\n"
       "bx r12\n"
       ".balign 4\n"
@@ -88,26 +131,8 @@ __attribute__((naked)) void tn_matmul_three_dsp_s8(tn_conv_dsp_block *block __at
       ".endr\n"
       "12: subs lr, lr, #1\n"
       "bgt 13b\n"
-      "vmov lr, s9\n"
-      "ldr r4, [lr, #68]\n"
-      "cbz r4, 15f\n"
-      "14: ldrb r5, [r0], #1\n"
-      "ldrb r6, [r1], #1\n"
-      "ldrb r12, [r2], #1\n"
-      "tst r11, #1\n"
-      "ittt eq\n"
-      "eoreq r5, r5, #0x80\n"
-      "eoreq r6, r6, #0x80\n"
-      "eoreq r12, r12, #0x80\n"
-      "strb r6, [r11, #4]\n"
-      "strb r12, [r11, #8]\n"
-      "strb r5, [r11], #1\n"
-      "tst r11, #3\n"
-      "it eq\n"
-      "addeq r11, r11, #8\n"
-      "subs r4, r4, #1\n"
-      "bne 14b\n"
-      "vmov r12, s8\n"
+      "cmp r11, #0\n"
+      "bne 14f\n"
       "15: add r0, r0, r8\n"
       "add r1, r1, r8\n"
       "add r2, r2, r8\n"
@@ -115,6 +140,7 @@ __attribute__((naked)) void tn_matmul_three_dsp_s8(tn_conv_dsp_block *block __at
       "bhs 18f\n"
       "16: subs r10, r10, #1\n"
       "bne 11b\n"
+      "vmov lr, s9\n"
       "17: ldr r4, [lr, #12]\n"
       "vmov s3, r4\n"
       "vmov r5, s4\n"
@@ -183,8 +209,37 @@ __attribute__((naked)) void tn_matmul_three_dsp_s8(tn_conv_dsp_block *block __at
       "5: sub lr, lr, r8\n"
       "vmov s3, lr\n"
       "b 0b\n"
+      /* A run's last bytes. */
+      "14: vmov lr, s9\n"
+      "ldr r4, [lr, #68]\n"
+      "20: ldrb r5, [r0], #1\n"
+      "ldrb r6, [r1], #1\n"
+      "ldrb r12, [r2], #1\n"
+      "tst r11, #1\n"
+      "ittt eq\n"
+      "eoreq r5, r5, #0x80\n"
+      "eoreq r6, r6, #0x80\n"
+      "eoreq r12, r12, #0x80\n"
+      "strb r6, [r11, #4]\n"
+      "strb r12, [r11, #8]\n"
+      "strb r5, [r11], #1\n"
+      "tst r11, #3\n"
+      "it eq\n"
+      "addeq r11, r11, #8\n"
+      "subs r4, r4, #1\n"
+      "bne 20b\n"
+      "vmov r12, s8\n"
+      "b 15b\n"
+      /* Three rows of 9 bytes; or nothing. */
+      "19: beq 17b\n"
+      "ldr r10, [lr, #72]\n"
+      COLOR_ROW("48", "52", "56", FLIP_BYTES) NEXT_COLOR_ROW
+      COLOR_ROW("25", "29", "33", "") NEXT_COLOR_ROW
+      COLOR_ROW("2", "6", "10", FLIP_BYTES)
+      "b 17b\n"
       /* The next row lies at the ring's start. */
-      "18: ldr r4, [lr, #72]\n"
+      "18: vmov lr, s9\n"
+      "ldr r4, [lr, #72]\n"
       "sub r0, r0, r4\n"
       "sub r1, r1, r4\n"
       "sub r2, r2, r4\n"
