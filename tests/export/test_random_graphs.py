@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from devices.board import Board
+from devices.boards import resolve_board
+from devices.firmware import build_firmware
+from devices.profile import load_profile
+from export.atomic import write_bytes
 from export.codegen import generate
 from export.graph import Activation, DType, Graph, OpKind
 from export.reader import parse_tflite
 from export.schedule import is_streamable
+from tests.devices.toy_models import need
 from tests.export.graph_builder import GraphBuilder
 from tests.export.host_build import SANITIZED, build_kernels, build_model, run_program
 from tests.oracles.litert import run_reference
@@ -21,6 +28,9 @@ from tests.oracles.tflite_writer import write_tflite
 
 EXAMPLES = 120
 SLOW_EXAMPLES = int(os.environ.get("TINYNAS_RANDOM_GRAPHS", "500"))
+EMULATED_EXAMPLES = 8
+SLOW_EMULATED_EXAMPLES = int(os.environ.get("TINYNAS_RANDOM_EMULATED", "1000"))
+DEVICE = "mps2-an386"
 
 _activations = st.sampled_from(list(Activation))
 _kernels = st.tuples(*[st.sampled_from([1, 2, 3, 5])] * 2)
@@ -151,14 +161,36 @@ def check(graph: Graph, inputs: list[np.ndarray], kernels: Path, folder: Path) -
     content = write_tflite(graph)
     read = parse_tflite(content, graph.name)
     assert_same_graph(read, graph)
-    for stream_input in (False, True) if is_streamable(read, read.operators[0]) else (False,):
+    for stream_input in ways_of_input(read):
         model = generate(read, stream_input=stream_input)
         program = build_model(model, kernels, folder, "-O0", *SANITIZED)
         found = run_program(program, inputs, graph.tensors[graph.outputs[0]])
-        for value, actual in zip(inputs, found, strict=True):
-            (expected,) = run_reference(content, [value])
-            different = int(np.sum(expected != actual))
-            assert different == 0, f"{different} of {expected.size} outputs differ: {describe(graph)}"
+        assert_outputs(graph, content, inputs, found)
+
+
+def check_on_board(graph: Graph, inputs: list[np.ndarray], board: Board, folder: Path) -> None:
+    """The same on the emulated board, with the kernels of its instruction set."""
+    profile, output = load_profile(DEVICE), graph.tensors[graph.outputs[0]]
+    for stream_input in ways_of_input(graph):
+        model = generate(graph, profile.instruction_set, stream_input=stream_input)
+        for name, text in model.files.items():
+            write_bytes(folder / "model" / name, text.encode())
+        board.flash(build_firmware(folder / "model", profile, folder))
+        answers = board.outputs([value.tobytes() for value in inputs])
+        found = [np.frombuffer(answer, output.dtype.value).reshape(output.shape) for answer in answers]
+        assert_outputs(graph, write_tflite(graph), inputs, found)
+
+
+def ways_of_input(graph: Graph) -> tuple[bool, ...]:
+    """Whether the input is streamed: once not, once if that can be."""
+    return (False, True) if is_streamable(graph, graph.operators[0]) else (False,)
+
+
+def assert_outputs(graph: Graph, content: bytes, inputs: list[np.ndarray], found: list[np.ndarray]) -> None:
+    for value, actual in zip(inputs, found, strict=True):
+        (expected,) = run_reference(content, [value])
+        different = int(np.sum(expected != actual))
+        assert different == 0, f"{different} of {expected.size} outputs differ: {describe(graph)}"
 
 
 def assert_same_graph(read: Graph, graph: Graph) -> None:
@@ -201,3 +233,32 @@ def test_many_random_graphs_compute_what_litert_computes(
 ) -> None:
     """As many as $TINYNAS_RANDOM_GRAPHS says."""
     check(*case, kernels, tmp_path_factory.mktemp("graph"))
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    """An emulated board, and a cache for this module in which the kernels are built once."""
+    need("arm-none-eabi-gcc", "make", "qemu-system-arm", "cc")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        with resolve_board("emulator", DEVICE) as found:
+            yield found
+
+
+@settings(max_examples=EMULATED_EXAMPLES, **_COMMON)
+@given(case=random_graphs())
+def test_random_graphs_on_the_board(
+    case: tuple[Graph, list[np.ndarray]], board: Board, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    check_on_board(*case, board, tmp_path_factory.mktemp("graph"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@settings(max_examples=SLOW_EMULATED_EXAMPLES, **_COMMON)
+@given(case=random_graphs())
+def test_many_random_graphs_on_the_board(
+    case: tuple[Graph, list[np.ndarray]], board: Board, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As many as $TINYNAS_RANDOM_EMULATED says."""
+    check_on_board(*case, board, tmp_path_factory.mktemp("graph"))
