@@ -33,6 +33,8 @@ _MULTIPLIER_STEPS = (0, 1, -1, 2, -2, 3, -3, 4, -4)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HighWordRequantization:
+    """((256 × acc × multiplier >> 32) + rounding) >> shift, which includes the zero point, then clamped."""
+
     multipliers: Int64Array
     """One, or one per channel."""
     rounding: int

@@ -9,6 +9,7 @@ from export.dsp_add import ADD_DSP
 from export.dsp_fully_connected import FULLY_CONNECTED_DSP
 from export.generic_kernels import GENERIC
 from export.graph import Graph, Operator, OpKind
+from export.helium import ADD_LINE_MVE, ADD_MVE, CONV_1X1_MVE, CONV_MVE, DEPTHWISE_MVE, FULLY_CONNECTED_MVE
 from export.kernel import Kernel
 
 _FAMILIES: dict[InstructionSet, dict[OpKind, tuple[Kernel, ...]]] = {
@@ -17,7 +18,12 @@ _FAMILIES: dict[InstructionSet, dict[OpKind, tuple[Kernel, ...]]] = {
         OpKind.FULLY_CONNECTED: (FULLY_CONNECTED_DSP,),
         OpKind.ADD: (ADD_DSP,),
     },
-    "helium": {},
+    "helium": {
+        OpKind.CONV_2D: (CONV_1X1_MVE, CONV_MVE),
+        OpKind.DEPTHWISE_CONV_2D: (DEPTHWISE_MVE,),
+        OpKind.FULLY_CONNECTED: (FULLY_CONNECTED_MVE,),
+        OpKind.ADD: (ADD_LINE_MVE, ADD_MVE),
+    },
 }
 """What each instruction set has that plain C has not, the kernel to prefer first."""
 
