@@ -1,0 +1,120 @@
+"""Twins of the depthwise kernels for Armv7E-M (``tn_depthwise_dsp.h``): multiplier 1, dilation 1.
+
+Windows of 3×3 have cores of their own, whose weights are halfwords of 256 × w and whose requantization is one
+multiplication (``export.single_rounding``). All other windows, and layers without such a multiplication, run on a
+kernel that takes four columns of weights at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from export import numerics
+from export.generic_kernels import folded_weights, geometry
+from export.graph import Graph, Operator
+from export.kernel import Fields, Kernel
+from export.numerics import INT8_MAX, INT8_MIN, quantization_of
+from export.single_rounding import Int64Array, SingleRounding, single_rounding
+
+_CHANNEL_WORDS = 5
+_GATHERED_BYTES = 160
+"""About what the 3×3 kernel's scratch takes: as many channels are gathered at a time as fit, four at most."""
+_LARGEST_KERNEL = 16
+
+
+def _is_plain(graph: Graph, operator: Operator) -> bool:
+    """Multiplier 1 and dilation 1."""
+    assert operator.window is not None
+    source, target = graph.input_tensors(operator)[0], graph.output_tensor(operator)
+    return source.shape[-1] == target.shape[-1] and operator.window.dilation == (1, 1)
+
+
+def _accumulator_range(weights: numerics.Int8Array, bias: numerics.Int32Array) -> tuple[Int64Array, Int64Array]:
+    """The smallest and largest sum of each channel, over all int8 inputs."""
+    w = weights.astype(np.int64)
+    least = bias + np.minimum(w * INT8_MIN, w * INT8_MAX).sum(axis=1)
+    most = bias + np.maximum(w * INT8_MIN, w * INT8_MAX).sum(axis=1)
+    return least, most
+
+
+# --- 3 × 3 ------------------------------------------------------------------------------------------------------------
+
+
+def _fits_3x3(graph: Graph, operator: Operator) -> bool:
+    window = operator.window
+    assert window is not None
+    columns, outputs = graph.input_tensors(operator)[0].shape[2], graph.output_tensor(operator).shape[2]
+    stride, left = window.stride[1], window.padding[1]
+    right = (outputs - 1) * stride + 3 - left - columns
+    return _is_plain(graph, operator) and window.kernel == (3, 3) and stride in (1, 2) and left in (0, 1) and right <= 1
+
+
+def _row_bytes(graph: Graph, operator: Operator) -> int:
+    """Bytes of one gathered row of one channel."""
+    return -(-graph.input_tensors(operator)[0].shape[2] // 4) * 4
+
+
+def _gather_channels(graph: Graph, operator: Operator) -> int:
+    _, _, _, channels = graph.input_tensors(operator)[0].shape
+    return max(1, min(channels, 4, _GATHERED_BYTES // (3 * _row_bytes(graph, operator))))
+
+
+def _scratch_3x3(graph: Graph, operator: Operator) -> int:
+    """Gathered rows, and a word that the last one's last columns may reach into."""
+    return _gather_channels(graph, operator) * 3 * _row_bytes(graph, operator) + 4
+
+
+def _rounding_3x3(graph: Graph, operator: Operator) -> SingleRounding | None:
+    weights, bias = folded_weights(graph, operator)
+    return single_rounding(numerics.conv_requantization(graph, operator), *_accumulator_range(weights, bias))
+
+
+def pack_3x3(weights: numerics.Int8Array, bias: numerics.Int32Array, rounding: SingleRounding) -> npt.NDArray[np.int32]:
+    """Pack each channel into five words: three of weights, then the bias and the multiplier of its rounding.
+
+    The weights' bytes are, from the lowest, (01 00 11 10) (21 02 20 12) (0 0 0 22), where digits are row and column.
+    """
+    taps = np.where(rounding.constant[:, None], 0, weights).astype(np.int8).view(np.uint8).reshape(-1, 3, 3)
+    packed = np.zeros((len(taps), 12), np.uint8)
+    packed[:, [0, 1, 2, 3, 4, 5, 6, 7, 11]] = taps[:, [0, 0, 1, 1, 2, 0, 2, 1, 2], [1, 0, 1, 0, 1, 2, 0, 2, 2]]
+    words = np.ascontiguousarray(packed).view("<i4").reshape(-1, 3).astype(np.int64)
+    offset_bias = np.where(rounding.constant, 0, 256 * bias.astype(np.int64)) + rounding.offsets
+    channels = np.column_stack([words, offset_bias, rounding.multipliers])
+    return (channels & 0xFFFFFFFF).astype(np.uint32).view(np.int32).ravel()
+
+
+def _fields_3x3(graph: Graph, operator: Operator) -> Fields:
+    weights, bias = folded_weights(graph, operator)
+    rounding = _rounding_3x3(graph, operator)
+    assert rounding is not None
+    requantization = numerics.conv_requantization(graph, operator)
+    return {
+        **geometry(graph, operator),
+        "input_zero_point": quantization_of(graph.input_tensors(operator)[0]).zero_point,
+        "minimum": requantization.minimum,
+        "maximum": requantization.maximum,
+        "gather_channels": _gather_channels(graph, operator),
+        "channels": pack_3x3(weights, bias, rounding),
+    }
+
+
+def _accepts_3x3(graph: Graph, operator: Operator) -> bool:
+    return _rounding_3x3(graph, operator) is not None
+
+
+def _arrays_3x3(graph: Graph, operator: Operator) -> tuple[int, ...]:
+    return (4 * _CHANNEL_WORDS * graph.output_tensor(operator).shape[-1],)
+
+
+DEPTHWISE_3X3_DSP = Kernel(
+    "tn_depthwise_3x3_dsp_s8",
+    "tn_depthwise_3x3_dsp_layer",
+    _fits_3x3,
+    _scratch_3x3,
+    _fields_3x3,
+    _arrays_3x3,
+    _accepts_3x3,
+    planes=True,
+    header="tn_depthwise_dsp.h",
+)

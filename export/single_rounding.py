@@ -1,0 +1,115 @@
+"""Requantization by one multiplication: LiteRT's two roundings, zero point and clamp, found in one affine function.
+
+A layer's output is a staircase of its accumulator: value k begins at some integer t(k). So any
+
+    ((256 × acc + offset) × multiplier) >> (32 + SHIFT)
+
+that has its steps at the same integers, for every accumulator that the layer's weights and any int8 inputs can give, is
+LiteRT's output, bit for bit. On Armv7E-M that is SMMUL and SSAT, with the offset in the bias. Such a pair (offset,
+multiplier) exists for practically every channel whose output's zero point is its lower clamp: where LiteRT's rounding
+of halves away from zero shows, below zero, nothing is left of it. It is searched for here, never assumed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from export.numerics import Requantization
+
+SHIFT = 10
+"""What is shifted out after the high word of the product; the same for all layers, since it is part of instructions.
+
+It serves multipliers below 2^-3, with at least 18 significant bits down to 2^-16."""
+
+Int64Array = npt.NDArray[np.int64]
+
+_TRIES = tuple(side * (n + n**2 // 8 + n**3 // 512) for n in range(300) for side in ((1, -1) if n else (1,)))
+"""How far from the exact multiplier others are tried, the nearest first. One in some thousand multipliers near 2^31
+needs to go as far as 25,000; the smaller a multiplier, the nearer its neighbours that move no step."""
+_FAR = np.int64(1 << 60)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SingleRounding:
+    """One pair per output channel: out = ((256 × acc + offset) × multiplier) >> (32 + SHIFT), saturated to int8."""
+
+    offsets: Int64Array
+    multipliers: Int64Array
+    constant: npt.NDArray[np.bool_]
+    """Channels whose output never changes: the accumulator has to be left out of the formula (weights of zero)."""
+
+
+def two_roundings(
+    accumulators: Int64Array, multipliers: Int64Array, exponents: Int64Array, zero_point: int
+) -> Int64Array:
+    """Scale accumulators to acc × multiplier / 2^31 / 2^exponent + zero point, unclamped. LiteRT's MultiplyByQuantizedMultiplier."""
+    high = (accumulators * multipliers + (1 << 30)) >> 31
+    half = np.left_shift(1, exponents) >> 1
+    return ((high + half - ((high < 0) & (exponents > 0))) >> exponents) + zero_point
+
+
+def single_rounding(requantization: Requantization, least: Int64Array, most: Int64Array) -> SingleRounding | None:
+    """The pairs for accumulators in [least, most], by channel; None if some channel has none.
+
+    Outputs beyond the clamps of ``requantization`` come out as some value beyond the same clamp, or at it.
+    """
+    multipliers = requantization.multipliers.astype(np.int64)
+    exponents = -requantization.shifts.astype(np.int64)
+    if np.any(exponents < 0):
+        return None
+    zero_point, minimum, maximum = requantization.output_zero_point, requantization.minimum, requantization.maximum
+
+    def output(accumulators: Int64Array) -> Int64Array:
+        many = (multipliers[:, None], exponents[:, None])
+        return np.clip(two_roundings(accumulators, *many, zero_point), minimum, maximum)
+
+    ends = output(np.stack([least, most], axis=1))
+    values = np.arange(minimum + 1, maximum + 1, dtype=np.int64)
+    # t(k), by bisection: output(low) < k <= output(high), where the ends may lie outside of the range.
+    low, high = np.tile(least[:, None] - 1, len(values)), np.tile(most[:, None] + 1, len(values))
+    while np.any(high - low > 1):
+        middle = (low + high) >> 1
+        reached = output(middle) >= values
+        low, high = np.where(reached | (high - low <= 1), low, middle), np.where(reached, middle, high)
+    offsets, found = _search(multipliers, exponents, values, high, least, most)
+    constant = ends[:, 0] == ends[:, 1]
+    offsets = np.where(constant, ends[:, 0] << 12, offsets)
+    found = np.where(constant, 1 << (32 + SHIFT - 12), found)
+    span = np.where(constant, 0, 256)
+    fits = (span * least + offsets >= -(1 << 31)) & (span * most + offsets < 1 << 31)
+    if not np.all((found > 0) & fits):
+        return None
+    return SingleRounding(offsets, found, constant)
+
+
+def _search(
+    multipliers: Int64Array,
+    exponents: Int64Array,
+    values: Int64Array,
+    steps: Int64Array,
+    least: Int64Array,
+    most: Int64Array,
+) -> tuple[Int64Array, Int64Array]:
+    """Find (offset, multiplier) by channel; multiplier 0 where there is none. ``steps`` are the values' first sums."""
+    first = np.asarray(np.rint(multipliers * np.exp2(SHIFT - 7.0 - exponents)), np.int64)
+    # An accumulator that must reach a value, and one that must not; where the range holds none, nothing is asked.
+    reaching, short = np.maximum(steps, least[:, None]), np.minimum(steps - 1, most[:, None])
+    must_reach, must_not = steps <= most[:, None], steps > least[:, None]
+    offsets, found = np.zeros_like(first), np.zeros_like(first)
+    for distance in _TRIES:
+        open_ = np.flatnonzero(found == 0)
+        trial = first[open_] + distance
+        usable = (trial > 0) & (trial < 1 << 31)
+        open_, trial = open_[usable], trial[usable]
+        if not len(open_):
+            continue
+        bounds = -((-values << (32 + SHIFT)) // trial[:, None])
+        lower = np.where(must_reach[open_], bounds - 256 * reaching[open_], -_FAR).max(axis=1)
+        upper = np.where(must_not[open_], bounds - 1 - 256 * short[open_], _FAR).min(axis=1)
+        good = lower <= upper
+        middle = np.where(lower == -_FAR, upper, np.where(upper == _FAR, lower, (lower + upper) >> 1))
+        offsets[open_[good]], found[open_[good]] = middle[good], trial[good]
+    return offsets, found

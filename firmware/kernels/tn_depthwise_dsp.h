@@ -1,0 +1,43 @@
+/* Depthwise convolutions with a multiplier and dilation of 1 for the DSP extension of Armv7E-M.
+ *
+ * Row r of a buffer starts at base + (r % ring) * row bytes. With input_planes set, an input row holds one run of
+ * input.columns bytes for each channel; else it is NHWC, like all outputs. Scratch is 4-byte aligned;
+ * export/dsp_depthwise.py sizes it and packs the constants.
+ */
+#ifndef TN_DEPTHWISE_DSP_H
+#define TN_DEPTHWISE_DSP_H
+
+#include "tn_kernels.h"
+
+/* Kernel 3x3, stride_columns 1 or 2, at most one column of padding on either side. Padding and input_zero_point are
+ * those of the window; the channels' requantization is one multiplication (export/single_rounding.py). */
+typedef struct {
+  tn_shape input, output;
+  tn_window window;
+  int16_t input_zero_point;
+  int8_t minimum, maximum;
+  uint8_t gather_channels; /* as many as scratch holds the rows of */
+  uint8_t input_planes;
+  uint16_t input_ring, output_ring;
+  const int32_t *channels; /* five words each: weights (three), bias, multiplier */
+} tn_depthwise_3x3_dsp_layer;
+
+void tn_depthwise_3x3_dsp_s8(const tn_depthwise_3x3_dsp_layer *layer, const int8_t *input, int8_t *output,
+                             int8_t *scratch, uint32_t first, uint32_t rows);
+
+/* Any kernel and stride. */
+typedef struct {
+  tn_shape input, output;
+  tn_window window;
+  int16_t input_zero_point;
+  uint8_t input_planes;
+  uint16_t input_ring, output_ring;
+  const int8_t *weights;            /* channel, kernel row, kernel column padded with zeros to a multiple of 4 */
+  const int32_t *bias;              /* folded */
+  tn_requantization requantization; /* no left shifts */
+} tn_depthwise_dsp_layer;
+
+void tn_depthwise_dsp_s8(const tn_depthwise_dsp_layer *layer, const int8_t *input, int8_t *output, int8_t *scratch,
+                         uint32_t first, uint32_t rows);
+
+#endif
