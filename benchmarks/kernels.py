@@ -11,9 +11,8 @@ Usage: python -m benchmarks.kernels [--json] [--device D] [--only WORD]
 from __future__ import annotations
 
 import argparse
-import json
+import dataclasses
 import math
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from export.graph import Activation, Graph, Operator, OpKind, macs
 from export.kernels import kernel_of
 from tests.export.graph_builder import GraphBuilder
 from tinynas.measuring import build_image, random_inputs
-from tinynas.output import print_table
+from tinynas.output import print_json, print_table, progress
 
 DEVICE = "mps2-an386"
 
@@ -291,13 +290,12 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [case for case in cases() if options.only in f"{case.group} {case.label}"]
     rows = []
-    with EmulatedBoard(load_profile(options.device)) as board:
+    with EmulatedBoard(load_profile(options.device)) as board, progress("measuring") as update:
         for done, case in enumerate(chosen, start=1):
             rows.append(measure(case, board, options.device))
-            print(f"\r{done} of {len(chosen)}", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+            update(done, len(chosen), "layers")
     if options.json:
-        print(json.dumps({"device": options.device, "kernels": [row.__dict__ for row in rows]}))
+        print_json({"device": options.device, "kernels": [dataclasses.asdict(row) for row in rows]})
     else:
         show(rows)
 

@@ -1,0 +1,52 @@
+"""The benchmark of the kernels: its floors are the published prototypes', and it counts what the board counts."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import kernels
+from export.graph import macs
+from tests.devices.toy_models import need
+
+
+def test_every_case_is_one_layer_of_its_own() -> None:
+    cases = kernels.cases()
+    assert len({(case.group, case.label, case.note) for case in cases}) == len(cases)
+    for case in cases:
+        graph = kernels.graph_of(case)
+        assert len(graph.operators) == (2 if case.note else 1)
+        assert kernels.work_of(graph, graph.operators[-1])[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("case", "cycles_per_mac"),
+    [
+        *((kernels.conv((12, 12, depth), 32), best) for depth, best in [(16, 1.49), (64, 1.10), (256, 1.02)]),
+        *((kernels.conv((12, 12, depth), 16, 3), best) for depth, best in [(16, 1.04), (64, 1.00)]),
+        (kernels.conv((48, 48, 3), 16, 3, 2), 1.66),
+        *((next(kernels.depthwise((12, width, 16))), best) for width, best in [(6, 2.45), (12, 2.19), (48, 1.93)]),
+        (next(kernels.depthwise((12, 24, 16), 3, 2)), 2.59),
+        (kernels.fully_connected(640, 128), 1.18),
+    ],
+)
+def test_a_floor_is_what_a_prototype_reached(case: kernels.Case, cycles_per_mac: float) -> None:
+    graph = kernels.graph_of(case)
+    (operator,) = graph.operators
+    floor = kernels.floor_cycles(graph, operator)
+    assert floor is not None
+    assert floor / macs(graph, operator) == pytest.approx(cycles_per_mac, rel=0.04)
+
+
+def test_it_measures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    need("qemu-system-arm", "arm-none-eabi-gcc", "make", "cc")
+    monkeypatch.setattr(sys, "argv", ["kernels.py", "--json", "--only", "3x3/2 12x6x16"])
+    kernels.main()
+    rows = json.loads(capsys.readouterr().out)["kernels"]
+    assert [row["note"] for row in rows] == ["", "fed by 1x1"]
+    for row in rows:
+        assert row["work"] == 6 * 3 * 16 * 9
+        assert row["work"] < row["instructions"] < row["cycles"]
+        assert row["ratio"] == pytest.approx(row["cycles_per_work"] / row["floor"])
