@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from export.graph import Graph, OpKind, macs
 from export.optimize.activations import fuse_activations
 from export.optimize.channels import drop_dead_channels
+from export.optimize.convolutions import choose_convolutions
 from export.optimize.identities import drop_dead_layers, drop_identities, merge_reshapes
 from export.optimize.padding import absorb_pads
 from export.optimize.upright import stand_up
@@ -41,6 +42,7 @@ REWRITES: tuple[tuple[Rewrite, frozenset[OpKind]], ...] = (
     (fuse_activations, frozenset({OpKind.RELU, OpKind.RELU6})),
     (stand_up, _EVERY_KIND),
     (drop_dead_channels, _EVERY_KIND),
+    (choose_convolutions, frozenset({OpKind.CONV_2D, OpKind.DEPTHWISE_CONV_2D})),
 )
 """Every rewrite, and the operators without which it has nothing to do."""
 

@@ -6,7 +6,8 @@ import dataclasses
 
 from export.graph import Activation, DType, Graph, Operator, OpKind, Window
 from export.numerics import INT8_MAX, INT8_MIN
-from export.optimize.edit import clamps, producers, renamed, same_values, with_operators
+from export.optimize.edit import clamps, consumers, producers, renamed, same_values, with_operators
+from export.supported import reduced_shape
 
 
 def drop_dead_layers(graph: Graph) -> Graph:
@@ -94,19 +95,25 @@ def _lets_pass(graph: Graph, operator: Operator, made_by: dict[int, int]) -> boo
 
 
 def merge_reshapes(graph: Graph) -> Graph:
-    """A RESHAPE of a RESHAPE, and a fully connected layer of one, read what the first RESHAPE reads.
+    """Without RESHAPEs of RESHAPEs, after means, and before fully connected layers, where the shape is free.
 
-    A fully connected layer sees vectors whatever its input's shape. It keeps its RESHAPE when its output has the shape
-    of its input but for the last axis, as a file's ``keep_num_dims`` would otherwise change it.
+    A fully connected layer sees vectors whatever its input's shape. It keeps its RESHAPE when its output has more than
+    two axes: a file's ``keep_num_dims`` ties these to its input's.
     """
-    made_by = producers(graph)
+    made_by, read_by = producers(graph), consumers(graph)
     changed: dict[int, Operator | None] = {}
     for position, operator in enumerate(graph.operators):
-        vectors = operator.kind is OpKind.FULLY_CONNECTED and len(graph.output_tensor(operator).shape) == 2
         made = made_by.get(operator.inputs[0])
-        if made is None or not (vectors or operator.kind is OpKind.RESHAPE):
+        if made is None or position in changed or made in changed:
             continue
-        if graph.operators[made].kind is OpKind.RESHAPE:
-            first = graph.operators[made].inputs[0]
-            changed[position] = dataclasses.replace(operator, inputs=(first, *operator.inputs[1:]))
+        first = graph.operators[made]
+        free = operator.kind is OpKind.FULLY_CONNECTED and len(graph.output_tensor(operator).shape) == 2
+        if first.kind is OpKind.RESHAPE and (free or operator.kind is OpKind.RESHAPE):
+            changed[position] = dataclasses.replace(operator, inputs=(first.inputs[0], *operator.inputs[1:]))
+        elif first.kind is OpKind.MEAN and operator.kind is OpKind.RESHAPE:
+            shapeless = dataclasses.replace(first, outputs=operator.outputs)
+            (between,) = operator.inputs
+            alone = between not in graph.outputs and read_by[between] == [position]
+            if alone and reduced_shape(graph, shapeless) is None:
+                changed[made], changed[position] = shapeless, None
     return with_operators(graph, changed) if changed else graph

@@ -334,6 +334,24 @@ def test_reshapes_merge_and_leave_fully_connected_layers() -> None:
     assert kinds(optimized) == [OpKind.CONV_2D, OpKind.FULLY_CONNECTED, OpKind.RESHAPE]
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_means_write_the_shape_that_is_wanted(keep: bool) -> None:
+    builder = GraphBuilder((1, 4, 3, 2), 16)
+    value = builder.mean(builder.conv(builder.input, 4), keep=keep)
+    value = builder.softmax(builder.reshape(value, (1, 4) if keep else (1, 1, 1, 4)))
+    assert kinds(assert_same(*finished(builder, value))) == [OpKind.CONV_2D, OpKind.MEAN, OpKind.SOFTMAX]
+
+
+def test_convolutions_change_kind() -> None:
+    builder = GraphBuilder((1, 6, 5, 1), 16)
+    value = builder.depthwise(builder.input, (3, 2), (2, 1), multiplier=4)
+    value = builder.conv(value, 4, (3, 3), dilation=(1, 2), groups=4, activation=Activation.RELU)
+    value = builder.conv(value, 4, (3, 3), groups=2)
+    optimized = assert_same(*finished(builder, builder.depthwise(value, multiplier=2)))
+    dense, depthwise = OpKind.CONV_2D, OpKind.DEPTHWISE_CONV_2D
+    assert kinds(optimized) == [dense, depthwise, dense, depthwise]
+
+
 # Padding and activations
 
 
