@@ -41,7 +41,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for position, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[position], (int, float)) or row[position] is None for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
     for row in rows:
         table.add_row(*(Text(_shown(value)) for value in row))  # a string would be read as markup
     Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from devices.profile import DeviceProfile, device_names, load_profile
 from export.bundle import write_bundle
 from export.codegen import generate
+from export.errors import PlanError
 from export.flash import flash_bytes
 from export.graph import Graph
 from export.optimize import optimize
@@ -25,6 +27,9 @@ from tinynas.evaluation import Costs
 from tinynas.lower import lower
 from tinynas.models import Model, load_model
 from tinynas.space import load_space
+
+_NAMED_AT_THE_PEAK = 6
+"""How many buffers are named where the arena is fullest."""
 
 
 def check(path: Path, device: str, *, stream_input: bool = False) -> dict[str, Any]:
@@ -50,8 +55,8 @@ def check_plan(model: Model, planned: Plan, profile: DeviceProfile) -> dict[str,
         energy_mj=profile.energy_mj(latency_ms),
     )
     reasons = [str(violation) for violation in Limits.for_device(profile, {}).violations(costs)]
-    if reasons:
-        reasons.append(_at_the_peak(planned, profile))
+    if planned.arena_bytes > profile.model_sram_bytes:
+        reasons += [_at_the_peak(planned), _what_would_do(planned, profile)]
     return {
         "model": model.source.name,
         "device": profile.name,
@@ -70,17 +75,30 @@ def check_plan(model: Model, planned: Plan, profile: DeviceProfile) -> dict[str,
     }
 
 
-def _at_the_peak(planned: Plan, profile: DeviceProfile) -> str:
-    """Who is alive where the arena is fullest, and what would do, for somebody who has to make the model fit."""
+def _at_the_peak(planned: Plan) -> str:
+    """Who is alive where the arena is fullest, for somebody who has to make the model smaller."""
     layer = planned.order[planned.peak_step]
     where = "as an input row arrives" if layer == INPUT_ROW else f"at layer '{planned.graph.operators[layer].name}'"
-    alive = ", ".join(f"'{name}' {size:,} B" for name, size in planned.alive_at_peak if size)
-    needed = planned.arena_bytes + profile.reserved.sram_bytes
-    return (
-        f"the most is alive {where}: {planned.lower_bound_bytes:,} B ({alive}); the smallest SRAM that would do is "
-        f"{needed:,} B, of which {profile.reserved.sram_bytes:,} B are for start-up code, stack and harness"
-        f"{_smallest_device(planned.arena_bytes)}"
+    alive = [(name, size) for name, size in planned.alive_at_peak if size]
+    named = ", ".join(f"'{name}' {size:,} B" for name, size in alive[:_NAMED_AT_THE_PEAK])
+    if others := alive[_NAMED_AT_THE_PEAK:]:
+        named += f", and {len(others)} more of together {sum(size for _, size in others):,} B"
+    return f"the most is alive {where}: {planned.lower_bound_bytes:,} B ({named})"
+
+
+def _what_would_do(planned: Plan, profile: DeviceProfile) -> str:
+    """The smallest SRAM that holds the plan, and whether to stream the input makes it fit."""
+    reserved = profile.reserved.sram_bytes
+    said = (
+        f"the smallest SRAM that would do is {planned.arena_bytes + reserved:,} B, of which {reserved:,} B are for "
+        f"start-up code, stack and harness{_smallest_device(planned.arena_bytes)}"
     )
+    if INPUT_ROW not in planned.order:
+        with suppress(PlanError):
+            streamed = plan(planned.graph, planned.instruction_set, stream_input=True)
+            if streamed.arena_bytes <= profile.model_sram_bytes:
+                said += f"; with --stream-input {streamed.arena_bytes + reserved:,} B would do"
+    return said
 
 
 def _smallest_device(arena_bytes: int) -> str:

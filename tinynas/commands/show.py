@@ -57,7 +57,7 @@ def _layers(layers: list[dict[str, Any]], cycles: str, cycles_title: str) -> Non
     )
     rows = [
         (
-            layer["name"][:40],
+            layer["name"][:32],
             layer["kind"],
             (layer["kernel"] or "optimized away").removeprefix("tn_").removesuffix("_s8"),
             "×".join(map(str, layer["output_shape"][1:])),
