@@ -665,19 +665,39 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_kernels(tmp_path_factory.mktemp("kernels"), "-O1", *SANITIZED)
 
 
+def assert_c_computes_the_same(case: Case, kernels: Path, folder: Path) -> None:
+    """The C of the optimized graph against LiteRT on the original, without the help of explicit padding."""
+    graph, inputs = case
+    optimized = optimize(graph)
+    program = build_model(generate(optimized), kernels, folder, "-O0", *SANITIZED)
+    found = run_program(program, inputs, optimized.tensors[optimized.outputs[0]])
+    content = write_tflite(graph)
+    for value, actual in zip(inputs, found, strict=True):
+        assert np.array_equal(run_reference(content, [value])[0], actual)
+
+
 @settings(max_examples=COMPILED_EXAMPLES, **_COMMON)
 @given(case=planted_graphs())
 def test_the_c_of_optimized_graphs_computes_what_the_originals_compute(
     case: Case, kernels: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Without the help of explicit padding."""
-    graph, inputs = case
-    optimized = optimize(graph)
-    program = build_model(generate(optimized), kernels, tmp_path_factory.mktemp("graph"), "-O0", *SANITIZED)
-    found = run_program(program, inputs, optimized.tensors[optimized.outputs[0]])
-    content = write_tflite(graph)
-    for value, actual in zip(inputs, found, strict=True):
-        assert np.array_equal(run_reference(content, [value])[0], actual)
+    assert_c_computes_the_same(case, kernels, tmp_path_factory.mktemp("graph"))
+
+
+@pytest.mark.parametrize("height", [9, 1])
+def test_the_c_skips_padding_that_is_neither_same_nor_valid(height: int, kernels: Path, tmp_path: Path) -> None:
+    builder = GraphBuilder((1, height, 14, 3), 27)
+    tall = height > 1
+    around = [(0, 2) if tall else (0, 0), (2, 0), (0, 0)]
+    value = builder.conv(builder.pad(builder.input, around), 6, (3 if tall else 1, 3), (1, 2), same=False)
+    value = builder.depthwise(builder.pad(value, around), (3 if tall else 1, 3), same=False)
+    value = builder.conv(builder.pad(value, around), 5, (3 if tall else 1, 3), same=False, activation=Activation.RELU)
+    value = builder.pool(builder.pad(value, around), (3 if tall else 1, 3), (1, 2), maximum=True, same=False)
+    case = finished(builder, builder.conv(value, 4, (1, 2)))
+    optimized = optimize(case[0])
+    assert OpKind.PAD not in kinds(optimized)
+    assert sum(not _padding_can_be_written(optimized, operator) for operator in optimized.operators) == 4
+    assert_c_computes_the_same(case, kernels, tmp_path)
 
 
 # The reference models
