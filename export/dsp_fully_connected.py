@@ -21,7 +21,7 @@ from export.numerics import activation_range, effective_scales, quantization_of
 Int64Array = npt.NDArray[np.int64]
 UInt32Array = npt.NDArray[np.uint32]
 
-_GROUPS = (5, 3, 1)
+_GROUPS = (6, 2, 1)
 """Channels that the kernel computes at once, in the order of the stream."""
 ACCUMULATOR_LIMIT = 1 << 23
 """Accumulators are kept in 32 bits, 256 times as large."""
@@ -67,13 +67,14 @@ def _fields(graph: Graph, operator: Operator) -> Fields:
     return {
         "batches": graph.input_tensors(operator)[0].elements // inputs,
         "inputs": inputs,
+        "outputs": outputs,
         "groups": _group_counts(outputs),
-        "shift": requantization.shift,
-        "minimum": requantization.minimum,
-        "maximum": requantization.maximum,
         "multiplier": 0 if per_channel else int(requantization.multipliers[0]),
         "rounding": requantization.rounding,
+        "shift": requantization.shift,
         "stream": _stream(rows, bias.astype(np.int64), requantization.multipliers if per_channel else None),
+        "minimum": requantization.minimum,
+        "maximum": requantization.maximum,
     }
 
 
@@ -115,7 +116,7 @@ def _stream(weights: Int64Array, bias: Int64Array, multipliers: Int64Array | Non
     """The layout that ``tn_fully_connected_dsp.h`` describes."""
     outputs, inputs = weights.shape
     fours = np.pad(weights, ((0, 0), (0, -inputs % 4))).reshape(outputs, -1, 4)
-    words = np.roll(_packed(fours), 1, axis=1)
+    words = np.roll(_packed(fours), 1 if inputs % 4 else 0, axis=1)
     offset = 128 * fours[:, :, ::2].sum(axis=(1, 2))
     starts = (256 * (bias - offset)).astype(np.uint32)
     parts, first = [], 0
