@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.errors import ExportError
-from export.graph import Activation, DType, Graph, Operator, OpKind, Quantization, Tensor
-from export.schedule import is_reduction
+from export.graph import Activation, Graph, Operator, OpKind, Quantization, Tensor
 
 Int8Array = npt.NDArray[np.int8]
 Int32Array = npt.NDArray[np.int32]
@@ -327,19 +326,6 @@ def is_pointwise(graph: Graph, operator: Operator) -> bool:
     source, target = graph.input_tensors(operator)[0], graph.output_tensor(operator)
     plain = window.kernel == (1, 1) and window.stride == (1, 1) and window.padding == (0, 0) and operator.groups == 1
     return plain and source.shape[1:3] == target.shape[1:3]
-
-
-def scratch_bytes(graph: Graph, operator: Operator) -> int:
-    """Scratch memory of the layer's kernel.
-
-    Two gathered input windows for ``tn_conv_generic_s8``, a sum of 32 bits per channel for reductions, else nothing.
-    """
-    if is_reduction(graph, operator):
-        return graph.input_tensors(operator)[0].shape[-1] * DType.INT32.size_bytes
-    if operator.kind is not OpKind.CONV_2D or is_pointwise(graph, operator):
-        return 0
-    weights = graph.input_tensors(operator)[1]
-    return 2 * math.prod(weights.shape[1:]) * DType.INT8.size_bytes
 
 
 def quantization_of(tensor: Tensor) -> Quantization:
