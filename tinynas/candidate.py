@@ -39,7 +39,7 @@ class CandidateCosts:
     def __call__(self, architecture: Architecture) -> Costs:
         graph = self.graph(architecture)
         planned = plan(graph, self.profile.instruction_set)
-        latency_ms = self.cost_model.latency_ms(graph, self.profile)
+        latency_ms = self.cost_model.latency_ms(planned, self.profile)
         return Costs(
             macs=total_macs(graph),
             parameters=parameters(graph),

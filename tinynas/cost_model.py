@@ -1,9 +1,9 @@
 """Predicts latency and energy from what each layer physically does, and learns from measurements.
 
 A layer's zero-wait cycles are a sum of non-negative terms, one per feature of its kernel: multiply-accumulates, outputs
-to requantize, output pixels to set up, rows, and a constant. The coefficients start from a prior per core, so that the
-first prediction is usable before anything has been measured; every batch of measurements refits them. They are stored
-as text with the hash of what they were fitted on.
+to requantize, input bytes to gather, pixels and rows to set up, and calls. The coefficients start from a prior per
+core, so that the first prediction is usable before anything has been measured; every batch of measurements refits them.
+They are stored as text with the hash of what they were fitted on.
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import nnls
 
-from devices.profile import DeviceProfile, InstructionSet
+from devices.profile import DeviceProfile
 from devices.store import data_folder
-from export.graph import Graph, Operator, macs
+from export.dsp_depthwise import DEPTHWISE_3X3_DSP
+from export.graph import Graph, Operator, OpKind, macs
 from export.kernels import kernels_of
+from export.planner import Plan
+from export.schedule import units
 from tinynas.errors import SearchError
 from tinynas.files import write_atomically
 
-FEATURES = ("macs", "outputs", "pixels", "rows", "layers")
-"""What a layer's cycles are made of: multiply-accumulates, output elements (each is requantized and stored), output
-pixels, output rows, and one per layer."""
+FEATURES = ("macs", "outputs", "gathered", "pixels", "channel_rows", "rows", "calls")
+"""What a layer's cycles are made of: multiply-accumulates, output elements (each is requantized and stored), bytes of
+input windows (which convolutions gather), output pixels, output rows of one channel (which depthwise layers work on),
+output rows, and calls of the kernel: one for each row of a streamed layer, else one."""
 
 _PRIOR_ERROR = 0.25
 """Relative error to expect of a prior: what real boards departed from it."""
@@ -94,9 +98,9 @@ class CostModel:
         """Zero-wait cycles of a whole network."""
         return sum(self.layer_cycles(layer) for layer in layers)
 
-    def latency_ms(self, graph: Graph, profile: DeviceProfile) -> float:
-        """Predicted latency of ``graph`` on the part."""
-        return profile.latency_ms(self.cycles(layer_features(graph, profile.instruction_set)))
+    def latency_ms(self, planned: Plan, profile: DeviceProfile) -> float:
+        """Predicted latency of a planned network on the part."""
+        return profile.latency_ms(self.cycles(layer_features(planned)))
 
     def refit(self, measured: Sequence[MeasuredNetwork]) -> CostModel:
         """New coefficients from per-layer measurements, drawn towards this model's where the data say little.
@@ -180,24 +184,35 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
     return (concordant - discordant) / denominator if denominator else 1.0
 
 
-def layer_features(graph: Graph, instruction_set: InstructionSet) -> tuple[LayerFeatures, ...]:
-    """The features of every layer of ``graph``, in order, with the kernels of an instruction set."""
-    kernels = kernels_of(graph, instruction_set)
+def layer_features(planned: Plan) -> tuple[LayerFeatures, ...]:
+    """The features of every layer, in order. They depend on shapes alone: a network is timed before it is trained."""
+    graph, streamed = planned.graph, set(planned.streamed_layers)
+    kernels = kernels_of(graph, planned.instruction_set)
     return tuple(
-        LayerFeatures(kernel.name, _features(graph, operator))
-        for operator, kernel in zip(graph.operators, kernels, strict=True)
+        _features(graph, operator, kernel.name, is_streamed=layer in streamed)
+        for layer, (operator, kernel) in enumerate(zip(graph.operators, kernels, strict=True))
     )
 
 
-def _features(graph: Graph, operator: Operator) -> tuple[float, ...]:
+def _features(graph: Graph, operator: Operator, kernel: str, *, is_streamed: bool) -> LayerFeatures:
     output = graph.output_tensor(operator)
     work = macs(graph, operator)
-    if not work:  # pools, means and element-wise layers touch each input element once per window that covers it
-        taps = math.prod(operator.window.kernel) if operator.window else 1
-        work = max(graph.input_tensors(operator)[0].elements, output.elements * taps)
     pixels = output.elements // output.shape[-1]
     rows = output.shape[1] if len(output.shape) == 4 else 1
-    return float(work), float(output.elements), float(pixels), float(rows), 1.0
+    gathered = channel_rows = 0
+    if operator.kind is OpKind.CONV_2D:
+        gathered = work // output.shape[-1] * operator.groups
+    elif operator.kind is OpKind.DEPTHWISE_CONV_2D:
+        channel_rows = rows * output.shape[-1]
+        if kernel == DEPTHWISE_3X3_DSP.name:  # it has an inner loop for either stride
+            assert operator.window is not None
+            kernel = f"{kernel}.stride{operator.window.stride[1]}"
+    elif not work:  # pools, means and element-wise layers touch each input element once per window that covers it
+        taps = math.prod(operator.window.kernel) if operator.window else 1
+        work = max(graph.input_tensors(operator)[0].elements, output.elements * taps)
+    calls = units(graph, operator) if is_streamed else 1
+    values = (work, output.elements, gathered, pixels, channel_rows, rows, calls)
+    return LayerFeatures(kernel, tuple(map(float, values)))
 
 
 @cache

@@ -17,6 +17,7 @@ from devices.store import MeasurementStore
 from export.atomic import write_bytes
 from export.codegen import generate
 from export.graph import Graph
+from export.planner import plan
 from tinynas.cost_model import MeasuredNetwork, layer_features
 
 
@@ -54,7 +55,7 @@ def measure_graph(
         board.flash(build_image(graph, profile, Path(folder), stream_input=stream_input))
         measurement = board.measure(random_inputs(graph, 1, seed=0), runs)
     if store is not None:
-        features = [dataclasses.asdict(layer) for layer in layer_features(graph, profile.instruction_set)]
+        features = [dataclasses.asdict(layer) for layer in layer_features(plan(graph, profile.instruction_set))]
         store.add(measurement, graph.name, features)
     return measurement
 
@@ -62,7 +63,7 @@ def measure_graph(
 def measured_network(graph: Graph, profile: DeviceProfile, measurement: Measurement) -> MeasuredNetwork:
     """What the cost model learns from one measurement."""
     cycles = tuple(float(count) for count in measurement.layer_cycles)
-    return MeasuredNetwork(layer_features(graph, profile.instruction_set), cycles)
+    return MeasuredNetwork(layer_features(plan(graph, profile.instruction_set)), cycles)
 
 
 @dataclass(frozen=True, slots=True)

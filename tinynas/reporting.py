@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from export.graph import macs
-from export.planner import plan
+from export.planner import Plan, plan
 from tinynas.architecture import Architecture
 from tinynas.constraints import CONSTRAINTS
 from tinynas.cost_model import Fit, compare, layer_features
@@ -193,11 +193,10 @@ def _figures(fit: Fit) -> FitFigures:
 
 def _memory(workspace: Workspace, architecture: Architecture) -> MemoryMap:
     planned = plan(workspace.costs(workspace.first_model).graph(architecture), workspace.profile.instruction_set)
-    last_step = len(planned.graph.operators) - 1
     return MemoryMap(
         layer_names=tuple(operator.name for operator in planned.graph.operators),
         buffers=tuple(
-            ArenaBuffer(b.name, b.offset, b.size_bytes, max(0, b.first_step), min(b.last_step, last_step))
+            ArenaBuffer(b.name, b.offset, b.size_bytes, *_layers_during(planned, b.first_step, b.last_step))
             for b in planned.buffers
         ),
         arena_bytes=planned.arena_bytes,
@@ -206,13 +205,19 @@ def _memory(workspace: Workspace, architecture: Architecture) -> MemoryMap:
     )
 
 
+def _layers_during(planned: Plan, first_step: int, last_step: int) -> tuple[int, int]:
+    """The first and the last layer that run between two steps of the schedule; those of a stream run together."""
+    layers = planned.order[max(0, first_step) : last_step + 1] or planned.order[-1:]
+    return min(layers), max(layers)
+
+
 def _layers(workspace: Workspace, architecture: Architecture) -> tuple[LayerCycles, ...]:
     graph = workspace.costs(workspace.first_model).graph(architecture)
+    planned = plan(graph, workspace.profile.instruction_set)
     measured = workspace.measured("trained").get(architecture)
     cycles = measured and measured.layer_cycles
     if not cycles or len(cycles) != len(graph.operators):
-        features = layer_features(graph, workspace.profile.instruction_set)
-        cycles = tuple(round(workspace.best_model.layer_cycles(layer)) for layer in features)
+        cycles = tuple(round(workspace.best_model.layer_cycles(layer)) for layer in layer_features(planned))
     return tuple(
         LayerCycles(operator.name, operator.kind.value, macs(graph, operator), float(count))
         for operator, count in zip(graph.operators, cycles, strict=True)

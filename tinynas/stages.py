@@ -19,6 +19,7 @@ from export.codegen import generate
 from export.flash import flash_bytes
 from export.graph import Graph
 from export.manifest import write_manifest
+from export.planner import plan
 from export.reader import read_model
 from export.synthetic import with_random_weights
 from tinynas import output
@@ -119,7 +120,9 @@ def measure_and_refit(workspace: Workspace, board: Board) -> None:
             if architecture not in done:
                 graph = with_random_weights(costs.graph(architecture))
                 measurement = measure_graph(graph, workspace.profile, board, store=store)
-                predicted = workspace.first_model.latency_ms(graph, workspace.profile)
+                predicted = workspace.first_model.latency_ms(
+                    plan(graph, workspace.profile.instruction_set), workspace.profile
+                )
                 study.append(measured_event(architecture, "random", measurement, predicted))
             update(position, len(batch), "candidates")
     networks = measured_networks(workspace)
@@ -142,7 +145,7 @@ def measured_networks(workspace: Workspace) -> list[MeasuredNetwork]:
     costs = workspace.costs(workspace.first_model)
     return [
         MeasuredNetwork(
-            layer_features(costs.graph(architecture), workspace.profile.instruction_set),
+            layer_features(plan(costs.graph(architecture), workspace.profile.instruction_set)),
             tuple(map(float, event.layer_cycles)),
         )
         for architecture, event in workspace.measured("random").items()
@@ -343,7 +346,7 @@ def _run_on_board(
     workspace: Workspace, architecture: Architecture, model: Path, graph: Graph, board: Board
 ) -> tuple[Measured, Verified]:
     """Measure the exported model and compare its outputs with the reference kernels' bit for bit."""
-    predicted = workspace.first_model.latency_ms(graph, workspace.profile)
+    predicted = workspace.first_model.latency_ms(plan(graph, workspace.profile.instruction_set), workspace.profile)
     measured = measured_event(
         architecture, "trained", measure_graph(graph, workspace.profile, board, store=MeasurementStore()), predicted
     )

@@ -44,7 +44,7 @@ def check(path: Path, device: str, *, stream_input: bool = False) -> dict[str, A
 def check_plan(model: Model, planned: Plan, profile: DeviceProfile) -> dict[str, Any]:
     """What a model's plan takes of a device, and every reason why it does not fit."""
     cost_model = current_cost_model(profile)
-    cycles = [cost_model.layer_cycles(layer) for layer in layer_features(model.graph, profile.instruction_set)]
+    cycles = [cost_model.layer_cycles(layer) for layer in layer_features(planned)]
     latency_ms = profile.latency_ms(sum(cycles))
     costs = Costs(
         macs=total_macs(model.source),
@@ -131,15 +131,15 @@ def predict(path: Path | None, architecture: str | None, device: str, data: str)
     """The cost model's answer for a model, or for an architecture on a data set's inputs."""
     profile = load_profile(device)
     graph = load_model(path).graph if path is not None else _lowered(str(architecture), data)
-    return predict_graph(graph, current_cost_model(profile), profile)
+    return predict_plan(plan(graph, profile.instruction_set), current_cost_model(profile), profile)
 
 
-def predict_graph(graph: Graph, cost_model: CostModel, profile: DeviceProfile) -> dict[str, Any]:
-    """What a cost model says of a graph."""
-    latency_ms = cost_model.latency_ms(graph, profile)
+def predict_plan(planned: Plan, cost_model: CostModel, profile: DeviceProfile) -> dict[str, Any]:
+    """What a cost model says of a planned network."""
+    latency_ms = cost_model.latency_ms(planned, profile)
     error = cost_model.relative_error
     return {
-        "model": graph.name,
+        "model": planned.graph.name,
         "device": profile.name,
         "latency_ms": latency_ms,
         "energy_mj": profile.energy_mj(latency_ms),

@@ -12,7 +12,7 @@ from export.planner import plan
 from tinynas import output, stages
 from tinynas.architecture import Architecture
 from tinynas.commands.layer_table import layer_table
-from tinynas.commands.model import check_plan, predict_graph
+from tinynas.commands.model import check_plan, predict_plan
 from tinynas.errors import SearchError
 from tinynas.evaluation import Evaluation
 from tinynas.events import CandidateTrained, CostModelRefitted, Exported, Verified
@@ -85,7 +85,7 @@ def _run_result(workspace: Workspace, outcome: SearchOutcome, winner: CandidateT
     planned = plan(model.graph, workspace.profile.instruction_set)
     return {
         **check_plan(model, planned, workspace.profile),
-        **predict_graph(model.graph, workspace.best_model, workspace.profile),
+        **predict_plan(planned, workspace.best_model, workspace.profile),
         **_search_result(workspace, outcome),
         **_exported_result(workspace, exported, folder),
         "layers": layer_table(model.source, planned, measured.layer_cycles, "cycles"),
