@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jinja2
@@ -13,7 +13,7 @@ import numpy as np
 from devices.profile import InstructionSet
 from export.errors import ExportError
 from export.graph import DType, Graph, Tensor, macs
-from export.kernel import Fields
+from export.kernel import Fields, Kernel
 from export.kernels import kernels_of
 from export.layers import ConstantArray, LayerCode, layers_code, order_entry_bytes
 from export.planner import Plan, plan
@@ -56,10 +56,12 @@ def generate(
     return write_model(planned)
 
 
-def write_model(planned: Plan) -> GeneratedModel:
-    """Write the C of a plan that was checked."""
+def write_model(planned: Plan, kernels: Sequence[Kernel] | None = None) -> GeneratedModel:
+    """Write the C of a plan that was checked; with ``kernels``, one for each layer, in place of the preferred ones."""
     graph = planned.graph
-    layers = layers_code(planned)
+    if kernels is None:
+        kernels = kernels_of(graph, planned.instruction_set)
+    layers = layers_code(planned, kernels)
     model_id = _model_id(layers, planned)
     context = {
         "name": re.sub(r"[^ -~]|\*/|/\*|\\|\"", "?", graph.name),
@@ -71,7 +73,7 @@ def write_model(planned: Plan) -> GeneratedModel:
         "constant_bytes": sum(array.values.nbytes for layer in layers for array in layer.arrays),
         "input": _end(planned, graph.inputs[0]),
         "output": _end(planned, graph.outputs[0]),
-        "headers": sorted({kernel.header for kernel in kernels_of(graph, planned.instruction_set)}),
+        "headers": sorted({kernel.header for kernel in kernels}),
         "layers": [_layer_context(layer) for layer in layers],
         "alignment": ALIGNMENT,
         "stream": _stream_context(planned),

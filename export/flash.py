@@ -15,7 +15,7 @@ from export.planner import Plan
 from export.schedule import align
 
 _POINTER_BYTES = 4
-_MEASURED_CORES: dict[InstructionSet, str] = {"generic": "cortex-m4", "dsp": "cortex-m4", "helium": "cortex-m4"}
+_MEASURED_CORES: dict[InstructionSet, str] = {"generic": "cortex-m4", "dsp": "cortex-m4", "helium": "cortex-m55"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,10 @@ FULLY_CONNECTED = Kernel(
 # --- pools, means and padding -----------------------------------------------------------------------------------------
 
 
+def _keeps_rows(graph: Graph, operator: Operator) -> bool:
+    return not is_reduction(graph, operator)
+
+
 def _pool_fields(graph: Graph, operator: Operator) -> Fields:
     minimum, maximum = numerics.activation_range(operator.activation, quantization_of(graph.output_tensor(operator)))
     return geometry(graph, operator) | {"minimum": minimum, "maximum": maximum}
@@ -196,11 +200,11 @@ def _pad_fields(graph: Graph, operator: Operator) -> Fields:
     }
 
 
-AVERAGE_POOL = Kernel("tn_pool_average_s8", "tn_pool_layer", _always, _nothing, _pool_fields, _no_arrays)
+AVERAGE_POOL = Kernel("tn_pool_average_s8", "tn_pool_layer", _keeps_rows, _nothing, _pool_fields, _no_arrays)
 MAX_POOL = Kernel("tn_pool_max_s8", "tn_pool_layer", _always, _nothing, _pool_fields, _no_arrays)
 POOL_GLOBAL = Kernel("tn_pool_global_s8", "tn_pool_global_layer", is_reduction, _sums, _pool_global_fields, _no_arrays)
 MEAN_ROWS = Kernel("tn_mean_rows_s8", "tn_mean_rows_layer", is_reduction, _sums, _mean_rows_fields, _no_arrays)
-MEAN = Kernel("tn_mean_generic_s8", "tn_mean_layer", _always, _nothing, _mean_fields, _no_arrays)
+MEAN = Kernel("tn_mean_generic_s8", "tn_mean_layer", _keeps_rows, _nothing, _mean_fields, _no_arrays)
 PAD = Kernel("tn_pad_generic_s8", "tn_pad_layer", _always, _nothing, _pad_fields, _no_arrays)
 
 
@@ -301,4 +305,4 @@ GENERIC: dict[OpKind, tuple[Kernel, ...]] = {
     OpKind.RELU: (REQUANTIZE,),
     OpKind.RELU6: (REQUANTIZE,),
 }
-"""The kernels of every operator, the one to prefer first. The last one of each runs every layer of its kind."""
+"""The kernels of every operator, the one to prefer first. They run every layer of its kind."""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from devices.profile import InstructionSet
 from export.dsp_add import ADD_DSP
+from export.dsp_conv import CONV_DSP
+from export.dsp_depthwise import DEPTHWISE_3X3_DSP
 from export.dsp_fully_connected import FULLY_CONNECTED_DSP
 from export.generic_kernels import GENERIC
 from export.graph import Graph, Operator, OpKind
@@ -15,6 +17,8 @@ from export.kernel import Kernel
 _FAMILIES: dict[InstructionSet, dict[OpKind, tuple[Kernel, ...]]] = {
     "generic": {},
     "dsp": {
+        OpKind.CONV_2D: (CONV_DSP,),
+        OpKind.DEPTHWISE_CONV_2D: (DEPTHWISE_3X3_DSP,),
         OpKind.FULLY_CONNECTED: (FULLY_CONNECTED_DSP,),
         OpKind.ADD: (ADD_DSP,),
     },
@@ -37,7 +41,7 @@ VIEW = Kernel("view", "", lambda graph, operator: True, _no_kernel, lambda graph
 
 
 def candidate_kernels(kind: OpKind, instruction_set: InstructionSet) -> tuple[Kernel, ...]:
-    """The kernels of an operator, the one to prefer first; the last one takes every layer."""
+    """The kernels of an operator, the one to prefer first; they take every layer between them."""
     if kind is OpKind.RESHAPE:
         return (VIEW,)
     return (*_FAMILIES[instruction_set].get(kind, ()), *GENERIC[kind])

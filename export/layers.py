@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from export.generic_kernels import concatenation_parts
 from export.graph import DType, Graph, Operator, OpKind
 from export.kernel import Fields, Kernel
-from export.kernels import VIEW, kernels_of, tensors_in_planes
+from export.kernels import VIEW, tensors_in_planes
 from export.planner import Plan
 from export.schedule import is_reduction, is_windowed, row_bytes, rows, units
 
@@ -63,9 +63,11 @@ class LayerCode:
     """None when the calls do not use the variable `ROW`: every unit is the same, or the layer runs whole."""
 
 
-def layers_code(plan: Plan) -> list[LayerCode]:
-    """The code of every layer. Every constant of the graph must have data, every int8 tensor a quantization."""
-    kernels = kernels_of(plan.graph, plan.instruction_set)
+def layers_code(plan: Plan, kernels: Sequence[Kernel]) -> list[LayerCode]:
+    """The code of every layer, run by the kernel of its index.
+
+    Every constant of the graph must have data, every int8 tensor a quantization.
+    """
     planes = tensors_in_planes(plan.graph, kernels)
     return [_LayerWriter(plan, layer, kernel, planes).write() for layer, kernel in enumerate(kernels)]
 

@@ -107,8 +107,8 @@ def _search(
         if not len(open_):
             continue
         bounds = -((-values << (32 + SHIFT)) // trial[:, None])
-        lower = np.where(must_reach[open_], bounds - 256 * reaching[open_], -_FAR).max(axis=1)
-        upper = np.where(must_not[open_], bounds - 1 - 256 * short[open_], _FAR).min(axis=1)
+        lower = np.where(must_reach[open_], bounds - 256 * reaching[open_], -_FAR).max(axis=1, initial=-_FAR)
+        upper = np.where(must_not[open_], bounds - 1 - 256 * short[open_], _FAR).min(axis=1, initial=_FAR)
         good = lower <= upper
         middle = np.where(lower == -_FAR, upper, np.where(upper == _FAR, lower, (lower + upper) >> 1))
         offsets[open_[good]], found[open_[good]] = middle[good], trial[good]

@@ -14,22 +14,25 @@ import re
 import subprocess
 import sys
 import tempfile
-from itertools import product
 from pathlib import Path
 
 from devices.profile import InstructionSet
 from export.atomic import write_bytes
 from export.codegen import write_model
+from export.generic_kernels import REQUANTIZE
 from export.graph import Graph
 from export.kernel import Kernel
-from export.kernels import VIEW, all_kernels, kernel_of
+from export.kernels import VIEW, all_kernels, candidate_kernels
 from export.planner import Buffer, Plan, Segment, plan
 from export.schedule import align, is_streamable, units
 from export.synthetic import with_random_weights
 from scripts.single_layers import chain_of_relus, single_layer_graphs
 
 ROOT = Path(__file__).resolve().parent.parent
-BOARDS: tuple[tuple[str, str, InstructionSet], ...] = (("cortex-m4", "netduinoplus2", "dsp"),)
+BOARDS: tuple[tuple[str, str, InstructionSet], ...] = (
+    ("cortex-m4", "netduinoplus2", "dsp"),
+    ("cortex-m55", "mps3-an547", "helium"),
+)
 """Core, board and instruction set of each table, which has the kernels in plain C as well."""
 FLASH = range(0x20000000)
 PLACED = re.compile(
@@ -46,18 +49,10 @@ class Builder:
         self.board = board
         self.work = work
 
-    def whole(self, graph: Graph, instruction_set: InstructionSet = "generic") -> dict[str, int]:
-        """Bytes of every section of an image in which every layer runs whole."""
-        return self.build(layer_by_layer(graph, instruction_set))
-
-    def streamed(self, graph: Graph, instruction_set: InstructionSet = "generic") -> dict[str, int]:
-        """The same with every layer streamed."""
-        return self.build(streamed(layer_by_layer(graph, instruction_set)))
-
-    def build(self, planned: Plan) -> dict[str, int]:
+    def build(self, planned: Plan, kernel: Kernel) -> dict[str, int]:
         """Bytes of every section that the linker put into flash, by object file and name."""
         model, out = self.work / "model", self.work / "out"
-        for name, text in write_model(planned).files.items():
+        for name, text in write_model(planned, [kernel] * len(planned.graph.operators)).files.items():
             write_bytes(model / name, text.encode())
         command = ["make", "-s", "-C", str(ROOT / "firmware"), f"BOARD={self.board}", f"MODEL_DIR={model}"]
         command += [f"OUT={out}", f"CACHE={self.work / 'cache'}"]
@@ -78,7 +73,7 @@ def sections(path: Path) -> dict[str, int]:
     return {key: size for key, size in found.items() if size}
 
 
-def layer_by_layer(graph: Graph, instruction_set: InstructionSet) -> Plan:
+def whole(graph: Graph, instruction_set: InstructionSet) -> Plan:
     """A plan in which no two buffers share a byte, so that the generator alone decides the sizes."""
     planned = plan(graph, instruction_set)
     layers = tuple(range(len(graph.operators)))
@@ -131,33 +126,37 @@ def layer_call(found: dict[str, int]) -> int:
 def measure(builder: Builder, instruction_set: InstructionSet) -> dict[str, object]:
     """The table of one core."""
     view, *layers = single_layer_graphs()
-    empty = builder.whole(with_random_weights(view))
+    empty = builder.build(whole(with_random_weights(view), instruction_set), VIEW)
+    pointers = empty["model.o:.rodata.tn_model_layers"]
     symbols: dict[str, int] = {}
     kernels: dict[str, dict[str, object]] = {
         VIEW.name: {"symbols": [], "call": layer_call(empty), "streamed_call": 0, "struct": 0}
     }
-    for graph, used in product(map(with_random_weights, layers), ("generic", instruction_set)):
+    for graph in map(with_random_weights, layers):
         operator = graph.operators[0]
-        kernel = kernel_of(graph, operator, used)
-        if kernel.name in kernels:
-            continue
-        found = builder.whole(graph, used)
-        pulled = {key: size for key, size in found.items() if key not in empty and not is_layer(key)}
-        structs = [key for key in found if re.search(r"\.rodata\.tn_layer_000_(parameters|part_0)$", key)]
-        symbols |= pulled
-        kernels[kernel.name] = {
-            "symbols": sorted(pulled),
-            "call": layer_call(found),
-            "streamed_call": layer_call(builder.streamed(graph, used)) if is_streamable(graph, operator) else 0,
-            "struct": found[structs[0]],
-        }
+        for kernel in candidate_kernels(operator.kind, instruction_set):
+            if kernel.name in kernels or not (kernel.fits(graph, operator) and kernel.accepts(graph, operator)):
+                continue
+            planned = whole(graph, instruction_set)
+            found = builder.build(planned, kernel)
+            pulled = {key: size for key, size in found.items() if key not in empty and not is_layer(key)}
+            structs = [key for key in found if re.search(r"\.rodata\.tn_layer_000_(parameters|part_0)$", key)]
+            streams = is_streamable(graph, operator)
+            symbols |= pulled
+            kernels[kernel.name] = {
+                "symbols": sorted(pulled),
+                "call": layer_call(found),
+                "streamed_call": layer_call(builder.build(streamed(planned), kernel)) if streams else 0,
+                "struct": found[structs[0]],
+            }
     check_complete(kernels, all_kernels(instruction_set))
-    chain = with_random_weights(chain_of_relus(LONG_CHAIN))
+    chain = whole(with_random_weights(chain_of_relus(LONG_CHAIN)), instruction_set)
     streamed_rest, whole_rest = (
         sum(size for key, size in found.items() if not is_layer(key) and not key.endswith("tn_model_order"))
-        for found in (builder.streamed(chain), builder.whole(chain))
+        for found in (builder.build(streamed(chain), REQUANTIZE), builder.build(chain, REQUANTIZE))
     )
     return {
+        "empty_model_bytes": sum(empty.values()) - layer_call(empty) - pointers,
         "stream_bytes": streamed_rest - whole_rest,
         "kernels": dict(sorted(kernels.items())),
         "symbols": dict(sorted(symbols.items())),

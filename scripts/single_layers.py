@@ -13,8 +13,8 @@ def single_layer_graphs(side: int = 4, channels: int = 4) -> list[Graph]:
     """One graph per kernel, the first a RESHAPE, on inputs of ``side`` × ``side`` × ``channels``."""
     image, wide = (1, side, side, channels), (1, side, side, 2 * channels)
     half = (1, side // 2, side // 2, channels)
-    padded = {"window": Window(kernel=(3, 3), padding=(1, 1)), "activation": Activation.RELU6}
-    pointwise = {"window": Window(), "activation": Activation.RELU6}
+    padded: dict[str, Any] = {"window": Window(kernel=(3, 3), padding=(1, 1)), "activation": Activation.RELU6}
+    pointwise: dict[str, Any] = {"window": Window(), "activation": Activation.RELU6}
     quantization = Quantization((0.5,), (0,))
     graphs = []
 

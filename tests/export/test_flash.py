@@ -48,7 +48,7 @@ def check(graph: Graph, candidate: Graph, device: str, folder: Path) -> None:
     assert abs(predicted - image.flash_bytes) <= TOLERANCE * image.flash_bytes, (predicted, image.flash_bytes)
 
 
-@pytest.mark.parametrize("device", ["stm32f405", "mps2-an386"])
+@pytest.mark.parametrize("device", ["stm32f405", "mps2-an386", "mps3-an547"])
 @pytest.mark.parametrize("seed", [0, 7])
 def test_small_candidates(seed: int, device: str, tmp_path: Path, compiler: None) -> None:
     """The untrained candidate's figures are those of the image with weights."""
