@@ -20,7 +20,11 @@ from export.single_rounding import Int64Array, SingleRounding, single_rounding
 _CHANNEL_WORDS = 5
 _GATHERED_BYTES = 160
 """About what the 3×3 kernel's scratch takes: as many channels are gathered at a time as fit, four at most."""
-_LARGEST_KERNEL = 16
+_ACCUMULATOR_LIMIT = 1 << 23
+_SCALED_BITS = 7
+"""Bits of fraction in what SMMLA leaves of 256 × accumulator × multiplier."""
+_LARGEST_EXPONENT = 24 - _SCALED_BITS
+"""Beyond it the zero point would leave 32 bits."""
 
 
 def _is_plain(graph: Graph, operator: Operator) -> bool:
@@ -115,6 +119,78 @@ DEPTHWISE_3X3_DSP = Kernel(
     _fields_3x3,
     _arrays_3x3,
     _accepts_3x3,
+    planes=True,
+    header="tn_depthwise_dsp.h",
+)
+
+
+# --- any window -------------------------------------------------------------------------------------------------------
+
+
+def _weight_bytes(operator: Operator) -> int:
+    """Bytes of one channel's weights: words, and a single byte if that is all that is left."""
+    assert operator.window is not None
+    rows, columns = operator.window.kernel
+    taps = rows * columns
+    return taps if taps % 4 == 1 else -(-taps // 4) * 4
+
+
+def _scratch(graph: Graph, operator: Operator) -> int:
+    """One channel's padded rows, with what a multiple of four windows reads."""
+    assert operator.window is not None
+    (rows, columns), stride = operator.window.kernel, operator.window.stride[1]
+    outputs = -(-graph.output_tensor(operator).shape[2] // 4) * 4
+    return -(-((outputs - 1) * stride * rows + max(rows * columns, _weight_bytes(operator))) // 4) * 4
+
+
+def _accepts(graph: Graph, operator: Operator) -> bool:
+    """No left shifts, and accumulators that still fit into 32 bits when multiplied by 256."""
+    requantization = numerics.conv_requantization(graph, operator)
+    least, most = _accumulator_range(*folded_weights(graph, operator))
+    exponents = -requantization.shifts.astype(np.int64)
+    if np.any(exponents < 0) or max(-least.min(), most.max()) >= _ACCUMULATOR_LIMIT:
+        return False
+    scaled = np.maximum(-least, most) * requantization.multipliers.astype(np.int64) >> (31 - _SCALED_BITS)
+    rounding = (abs(requantization.output_zero_point) + 1) << (exponents + _SCALED_BITS)
+    return bool(np.all(exponents <= _LARGEST_EXPONENT) and np.all(scaled + rounding + 256 < 1 << 31))
+
+
+def _fields(graph: Graph, operator: Operator) -> Fields:
+    weights, bias = folded_weights(graph, operator)
+    assert operator.window is not None
+    channels, taps = weights.shape
+    by_column = weights.reshape(channels, *operator.window.kernel).transpose(0, 2, 1).reshape(channels, taps)
+    packed = np.zeros((channels, _weight_bytes(operator)), np.int8)
+    packed[:, :taps] = by_column
+    requantization = numerics.conv_requantization(graph, operator)
+    return {
+        **geometry(graph, operator),
+        "input_zero_point": quantization_of(graph.input_tensors(operator)[0]).zero_point,
+        "weights": packed.ravel(),
+        "bias": bias,
+        "requantization": {
+            "multipliers": requantization.multipliers,
+            "shifts": requantization.shifts,
+            "output_zero_point": requantization.output_zero_point,
+            "minimum": requantization.minimum,
+            "maximum": requantization.maximum,
+        },
+    }
+
+
+def _arrays(graph: Graph, operator: Operator) -> tuple[int, ...]:
+    channels = graph.output_tensor(operator).shape[-1]
+    return channels * _weight_bytes(operator), 4 * channels, 4 * channels, channels
+
+
+DEPTHWISE_DSP = Kernel(
+    "tn_depthwise_dsp_s8",
+    "tn_depthwise_dsp_layer",
+    _is_plain,
+    _scratch,
+    _fields,
+    _arrays,
+    _accepts,
     planes=True,
     header="tn_depthwise_dsp.h",
 )

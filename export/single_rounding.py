@@ -45,7 +45,7 @@ class SingleRounding:
 def two_roundings(
     accumulators: Int64Array, multipliers: Int64Array, exponents: Int64Array, zero_point: int
 ) -> Int64Array:
-    """Scale accumulators to acc × multiplier / 2^31 / 2^exponent + zero point, unclamped. LiteRT's MultiplyByQuantizedMultiplier."""
+    """Give acc × multiplier / 2^31 / 2^exponent + zero point, not clamped. LiteRT's MultiplyByQuantizedMultiplier."""
     high = (accumulators * multipliers + (1 << 30)) >> 31
     half = np.left_shift(1, exponents) >> 1
     return ((high + half - ((high < 0) & (exponents > 0))) >> exponents) + zero_point
@@ -56,10 +56,18 @@ def single_rounding(requantization: Requantization, least: Int64Array, most: Int
 
     Outputs beyond the clamps of ``requantization`` come out as some value beyond the same clamp, or at it.
     """
+    rounding, found = single_roundings(requantization, least, most)
+    return rounding if np.all(found) else None
+
+
+def single_roundings(
+    requantization: Requantization, least: Int64Array, most: Int64Array, shift: int = SHIFT
+) -> tuple[SingleRounding, npt.NDArray[np.bool_]]:
+    """The same for every channel by itself: the pairs, and which of them have been found."""
     multipliers = requantization.multipliers.astype(np.int64)
     exponents = -requantization.shifts.astype(np.int64)
-    if np.any(exponents < 0):
-        return None
+    enlarging = exponents < 0
+    exponents = np.maximum(exponents, 0)
     zero_point, minimum, maximum = requantization.output_zero_point, requantization.minimum, requantization.maximum
 
     def output(accumulators: Int64Array) -> Int64Array:
@@ -74,15 +82,13 @@ def single_rounding(requantization: Requantization, least: Int64Array, most: Int
         middle = (low + high) >> 1
         reached = output(middle) >= values
         low, high = np.where(reached | (high - low <= 1), low, middle), np.where(reached, middle, high)
-    offsets, found = _search(multipliers, exponents, values, high, least, most)
+    offsets, found = _search(multipliers, exponents, values, high, least, most, shift)
     constant = ends[:, 0] == ends[:, 1]
     offsets = np.where(constant, ends[:, 0] << 12, offsets)
-    found = np.where(constant, 1 << (32 + SHIFT - 12), found)
+    found = np.where(constant, 1 << (32 + shift - 12), found)
     span = np.where(constant, 0, 256)
     fits = (span * least + offsets >= -(1 << 31)) & (span * most + offsets < 1 << 31)
-    if not np.all((found > 0) & fits):
-        return None
-    return SingleRounding(offsets, found, constant)
+    return SingleRounding(offsets, found, constant), (found > 0) & fits & ~enlarging
 
 
 def _search(
@@ -92,9 +98,10 @@ def _search(
     steps: Int64Array,
     least: Int64Array,
     most: Int64Array,
+    shift: int,
 ) -> tuple[Int64Array, Int64Array]:
     """Find (offset, multiplier) by channel; multiplier 0 where there is none. ``steps`` are the values' first sums."""
-    first = np.asarray(np.rint(multipliers * np.exp2(SHIFT - 7.0 - exponents)), np.int64)
+    first = np.asarray(np.rint(multipliers * np.exp2(shift - 7.0 - exponents)), np.int64)
     # An accumulator that must reach a value, and one that must not; where the range holds none, nothing is asked.
     reaching, short = np.maximum(steps, least[:, None]), np.minimum(steps - 1, most[:, None])
     must_reach, must_not = steps <= most[:, None], steps > least[:, None]
@@ -106,7 +113,7 @@ def _search(
         open_, trial = open_[usable], trial[usable]
         if not len(open_):
             continue
-        bounds = -((-values << (32 + SHIFT)) // trial[:, None])
+        bounds = -((-values << (32 + shift)) // trial[:, None])
         lower = np.where(must_reach[open_], bounds - 256 * reaching[open_], -_FAR).max(axis=1, initial=-_FAR)
         upper = np.where(must_not[open_], bounds - 1 - 256 * short[open_], _FAR).min(axis=1, initial=_FAR)
         good = lower <= upper

@@ -3,28 +3,28 @@
 
 enum { CHANNEL_WORDS = 5 };
 
-/* Copies what the window's rows hold of some channels: three rows of row_bytes for each channel. */
-static void gather(const tn_depthwise_3x3_dsp_layer *layer, const int8_t *const rows[3], uint32_t channel,
-                   uint32_t channels, uint32_t row_bytes, int8_t *scratch) {
-  const uint32_t columns = layer->input.columns, pitch = layer->input.channels;
-  for (; channels; channels--, channel++) {
-    for (uint32_t k = 0; k < 3; k++, scratch += row_bytes) {
-      if (layer->input_planes) {
-        tn_copy(scratch, rows[k] + channel * columns, columns);
-        continue;
-      }
-      const int8_t *from = rows[k] + channel;
-      int8_t *to = scratch;
-      for (uint32_t n = columns; n; n--) {
-        *to++ = *from;
-        from += pitch;
-      }
+/* Copies what the window's rows hold of some channels: three rows of row_bytes for each channel. Rows whose bit is set
+ * in outside are left out. */
+static void gather(const tn_depthwise_3x3_dsp_layer *layer, const int8_t *const rows[3], uint32_t outside,
+                   uint32_t channel, uint32_t channels, uint32_t row_bytes, int8_t *scratch) {
+  const uint32_t columns = layer->input.columns, channel_bytes = 3 * row_bytes, quads = columns / 4;
+  const uint32_t pitch = layer->input_planes ? 1 : layer->input.channels;
+  const uint32_t channel_step = layer->input_planes ? columns : 1;
+  for (uint32_t k = 0; k < 3; k++, scratch += row_bytes) {
+    const int8_t *from = rows[k] + channel * channel_step;
+    if (outside >> k & 1) continue;
+    if (channels == 4 && quads && !layer->input_planes) {
+      tn_depthwise_transpose_dsp_s8(from, pitch, scratch, channel_bytes, quads);
+      if (columns == 4 * quads) continue;
+      /* The last four overlap those before: to copy a column again costs less than to copy it alone. */
+      from += (columns - 4) * pitch;
+      tn_depthwise_transpose_dsp_s8(from, pitch, scratch + columns - 4, channel_bytes, 1);
+      continue;
+    }
+    for (uint32_t c = 0; c < channels; c++) {
+      tn_depthwise_spread_dsp_s8(from + c * channel_step, pitch, scratch + c * channel_bytes, 1, columns);
     }
   }
-}
-
-static void clamp(int8_t *at, uint32_t bytes, int8_t minimum, int8_t maximum) {
-  for (; bytes; bytes--, at++) *at = tn_clamp(*at, minimum, maximum);
 }
 
 void tn_depthwise_3x3_dsp_s8(const tn_depthwise_3x3_dsp_layer *layer, const int8_t *input, int8_t *output,
@@ -36,9 +36,18 @@ void tn_depthwise_3x3_dsp_s8(const tn_depthwise_3x3_dsp_layer *layer, const int8
   const uint32_t zero_point = (uint16_t)layer->input_zero_point;
   const uint32_t needed = (out_columns - 1) * stride + 3 - left; /* columns, with those of padding on the right */
   const uint32_t right = needed > in_columns;
-  /* Stride 1 takes the column before the blocks separately, stride 2 the column before an odd padding. */
-  const uint32_t before = stride == 1 ? !left : left;
-  const uint32_t columns = needed - right - before;
+  uint32_t columns = needed - right, special = TN_DEPTHWISE_NO_BYTES;
+  if (stride == 1) {
+    if (!left) {
+      special = TN_DEPTHWISE_ONE_BYTE;
+    } else if (columns > 1 && (columns & 3) == 1) {
+      special = TN_DEPTHWISE_PADDED_BYTE; /* leaves no tail */
+    }
+  } else if (left) {
+    special = TN_DEPTHWISE_PADDED_BYTE;
+  }
+  const uint32_t before = special != TN_DEPTHWISE_NO_BYTES;
+  columns -= before;
   const uint32_t gathered_bytes = (in_columns + 3) & ~(uint32_t)3;
   /* The last word of a row may reach into the next channels' rows; there are none behind the last channels. */
   const uint32_t read = before + ((columns + 3) & ~(uint32_t)3);
@@ -48,9 +57,8 @@ void tn_depthwise_3x3_dsp_s8(const tn_depthwise_3x3_dsp_layer *layer, const int8
       .pixel_bytes = channels,
       .zero_points = zero_point << 16 | zero_point,
       .block_bytes = columns & ~(uint32_t)3,
-      .tail = columns & 3,
+      .tail = columns & 3 ? (int32_t)(columns & 3) : INT32_MIN,
       .right = right,
-      .left = left,
   };
   for (uint32_t y = first; rows; y++, rows--) {
     const int32_t origin = (int32_t)(y * layer->window.stride_rows) - layer->window.padding_top;
@@ -74,7 +82,8 @@ void tn_depthwise_3x3_dsp_s8(const tn_depthwise_3x3_dsp_layer *layer, const int8
         .inside_22 = outside & 4 ? 0 : 0xFFFFFFFFu,
     };
     if (!layer->input_planes) direct = 0;
-    row.border = outside ? &border : 0;
+    row.border = &border;
+    row.special = special + (outside != 0);
     row.channel = layer->channels;
     row.before = to - channels;
     row.plane = sources[0];
@@ -85,7 +94,7 @@ void tn_depthwise_3x3_dsp_s8(const tn_depthwise_3x3_dsp_layer *layer, const int8
     for (uint32_t done = 0; done < channels; done += count) {
       if (done >= direct) {
         count = channels - done < layer->gather_channels ? channels - done : layer->gather_channels;
-        gather(layer, sources, done, count, gathered_bytes, scratch);
+        gather(layer, sources, outside, done, count, gathered_bytes, scratch);
         row.plane = scratch;
         row.plane_bytes = 3 * gathered_bytes;
         row.row_1 = (int32_t)gathered_bytes;
@@ -100,7 +109,8 @@ void tn_depthwise_3x3_dsp_s8(const tn_depthwise_3x3_dsp_layer *layer, const int8
       row.channel = row.channel_end;
       row.before += count;
     }
-    if (layer->minimum > -128 || layer->maximum < 127) clamp(to, out_bytes, layer->minimum, layer->maximum);
+    if (layer->minimum > -128 || layer->maximum < 127)
+      tn_depthwise_clamp_dsp_s8(to, out_bytes, layer->minimum, layer->maximum);
   }
 }
 

@@ -12,120 +12,174 @@ typedef struct {
   uint32_t zero_points_22, inside_22;
 } tn_depthwise_border;
 
-/* What a core computes: one output row of some channels. The assembly loads all fields but the first into s1 ... s16.
- */
+/* Where the columns before the blocks come from: none but one of padding (stride 1) or none at all (stride 2); one,
+ * read byte by byte; one of padding, and then one read byte by byte. Even, so that bit 0 can mark a border. */
+enum { TN_DEPTHWISE_NO_BYTES = 0, TN_DEPTHWISE_ONE_BYTE = 2, TN_DEPTHWISE_PADDED_BYTE = 4 };
+
+/* What a core computes: one output row of some channels. The assembly loads the fields into s0 ... s16. */
 typedef struct {
-  uint32_t unused;
-  const int8_t *unused_position;
-  int32_t row_1, row_2; /* from the window's row 0 to its others */
-  const int8_t *unused_end;
-  uint32_t pixel_bytes;              /* from an output to that of the next column */
-  uint32_t zero_points;              /* the input's, in both halves */
-  const tn_depthwise_border *border; /* null for rows whose window lies inside */
+  int32_t bias;                        /* set by the core */
+  const int8_t *position, *blocks_end; /* set by the core */
+  int32_t row_1, row_2;                /* from the window's row 0 to its others */
+  uint32_t pixel_bytes;                /* from an output to that of the next column */
+  uint32_t zero_points;                /* the input's, in both halves */
+  const tn_depthwise_border *border;
   const int32_t *channel, *channel_end;
   int8_t *before;       /* where the output of column -1 would be, of the first channel */
   const int8_t *plane;  /* column 0 of the window's row 0, of the first channel */
   uint32_t plane_bytes; /* from one channel's to the next's */
   uint32_t block_bytes; /* columns that are computed in blocks of four */
-  uint32_t tail;        /* columns after the blocks: 0 ... 3 */
+  int32_t tail;         /* columns after the blocks, INT32_MIN for none */
   uint32_t right;       /* 1: a column of padding follows */
-  uint32_t left;        /* 1: a column of padding comes first */
+  uint32_t special;     /* where columns come from, + 1 if border counts */
 } tn_depthwise_3x3_row;
 
 void tn_depthwise_3x3_stride1_dsp_s8(const tn_depthwise_3x3_row *row);
 void tn_depthwise_3x3_stride2_dsp_s8(const tn_depthwise_3x3_row *row);
 
+/* One channel's row of outputs from windows of any size. Every window is a run of bytes. */
+typedef struct {
+  const int8_t *pixels, *weights, *weights_end;
+  uint32_t step; /* from one window to the next */
+  uint32_t three_steps;
+  uint32_t single; /* 1: a single byte follows the words */
+  int32_t bias;
+  int32_t multiplier, rounding, shift;
+  int32_t correction; /* what rounds halves of negative numbers away from zero */
+  int8_t *output;
+  uint32_t output_step;
+  uint32_t count;
+} tn_depthwise_window_row;
+
+/* Reads the windows of a multiple of four outputs. */
+void tn_depthwise_window_dsp_s8(const tn_depthwise_window_row *row);
+
+/* Copies count bytes, from_step and to_step apart. */
+void tn_depthwise_spread_dsp_s8(const int8_t *from, uint32_t from_step, int8_t *to, uint32_t to_step, uint32_t count);
+
+/* Copies four channels of 4 * quads pixels, pitch apart: channel c's to to + c * channel_bytes. */
+void tn_depthwise_transpose_dsp_s8(const int8_t *from, uint32_t pitch, int8_t *to, uint32_t channel_bytes,
+                                   uint32_t quads);
+
+void tn_depthwise_clamp_dsp_s8(int8_t *at, uint32_t bytes, int8_t minimum, int8_t maximum);
+
 /* The assembly of both strides.
  *
- * Core registers: r0 output, r1 r2 r3 weights of rows 0 (low half) and 1 of column 0, 1, 2, each times 256; r4 weights
- * of row 2 of column 1 (low) and 0, r5 of column 1 (low) and 2; r9 multiplier; r7, r8 sums; r6 scratch; r10, r11 pixels
- * of rows 0 and 1, columns 0 1 and 2 3; r12, lr pixels of row 2, columns 0 1 and 2 3.
- * FPU registers: s0 the channel's bias, s1 the position in row 0, s4 where the blocks end; others as in the struct. */
+ * Core registers: r0 output; r1 r2 r3 weights of rows 0 (low half) and 1 of column 0, 1, 2, all weights times 256; r4
+ * weights of row 2 of columns 1 (low) and 0, r5 of columns 1 (low) and 2; r7, r8 sums; r9 multiplier; r10, r11 pixels
+ * of rows 0 and 1, columns 0 1 and 2 3; r12, lr pixels of row 2, columns 0 1 and 2 3; r6 whatever is needed next. FPU
+ * registers hold the fields of tn_depthwise_3x3_row: s0 bias, s1 position, s2 end of the blocks, s3 s4 rows 1 and 2, s5
+ * pixel, s6 zero points, s7 border, s8 s9 channel and end, s10 before, s11 plane, s12 plane bytes, s13 block bytes, s14
+ * tail, s15 right, s16 special. */
 
-/* Unpacks a channel's constants and goes on to the next ones. With a border, rows outside of the input weigh nothing,
- * and their share, which is the same for all columns, goes to the bias (r7). */
-#define TN_DEPTHWISE_CHANNEL           \
-  "1:\n"                               \
-  "  vmov r12, s8\n"                   \
+/* clang-format off */
+#define TN_DEPTHWISE_ENTER \
+  "  push {r4-r11, lr}\n" \
+  "  vpush {s16}\n" \
+  "  vldm r0, {s0-s16}\n" \
+  "  vmov r12, s8\n"
+
+/* Unpacks the constants of the channel at r12: the bias goes to r7. */
+#define TN_DEPTHWISE_CHANNEL \
+  "1:\n" \
   "  ldm r12!, {r1, r3, r5, r7, r9}\n" \
-  "  vmov s8, r12\n"                   \
-  "  mov lr, #0xFF00FF00\n"            \
-  "  and r2, lr, r1, lsl #8\n"         \
-  "  and r1, r1, lr\n"                 \
-  "  and r4, lr, r3, lsl #8\n"         \
-  "  and r3, r3, lr\n"                 \
-  "  pkhbt r5, r4, r5\n"               \
-  "  vmov r6, s7\n"                    \
-  "  cbz r6, 2f\n"                     \
-  "  ldm r6, {r8, r10, r11, r12}\n"    \
-  "  smlad r7, r8, r1, r7\n"           \
-  "  smlad r7, r8, r2, r7\n"           \
-  "  smlad r7, r8, r3, r7\n"           \
-  "  smlad r7, r11, r4, r7\n"          \
-  "  smlatt r7, r11, r5, r7\n"         \
-  "  and r1, r1, r10\n"                \
-  "  and r2, r2, r10\n"                \
-  "  and r3, r3, r10\n"                \
-  "  and r4, r4, r12\n"                \
-  "  and r5, r5, r12\n"                \
-  "2:\n"                               \
-  "  vmov s0, r7\n"                    \
-  "  vmov r0, s10\n"                   \
-  "  add r6, r0, #1\n"                 \
-  "  vmov s10, r6\n"                   \
-  "  vmov r6, s11\n"                   \
-  "  vmov r10, s12\n"                  \
-  "  add r10, r6, r10\n"               \
+  "  vmov s8, r12\n" \
+  "  mov lr, #0xFF00FF00\n" \
+  "  and r2, lr, r1, lsl #8\n" \
+  "  and r1, r1, lr\n" \
+  "  and r4, lr, r3, lsl #8\n" \
+  "  and r3, r3, lr\n" \
+  "  pkhbt r5, r4, r5\n" \
+  "  vmov r6, s16\n" \
+  "  cmp r6, #0\n" \
+  "  bne 20f\n" \
+  "2:\n"
+
+/* Rows outside of the input weigh nothing, and their share, which is the same for all columns, goes to the bias. */
+#define TN_DEPTHWISE_SPECIAL \
+  "20:\n" \
+  "  lsrs r6, r6, #1\n" \
+  "  bcc 21f\n" \
+  "  vmov r6, s7\n" \
+  "  ldm r6, {r8, r10, r11, r12}\n" \
+  "  smlad r7, r8, r1, r7\n" \
+  "  smlad r7, r8, r2, r7\n" \
+  "  smlad r7, r8, r3, r7\n" \
+  "  smlad r7, r11, r4, r7\n" \
+  "  smlatt r7, r11, r5, r7\n" \
+  "  and r1, r1, r10\n" \
+  "  and r2, r2, r10\n" \
+  "  and r3, r3, r10\n" \
+  "  and r4, r4, r12\n" \
+  "  and r5, r5, r12\n" \
+  "  vmov r6, s16\n" \
+  "  lsrs r6, r6, #1\n" \
+  "21:\n" \
+  "  beq 2b\n"
+
+/* The channel's column 0 into r6; the next channel's is noted. */
+#define TN_DEPTHWISE_PLANE \
+  "  vmov r6, s11\n" \
+  "  vmov r10, s12\n" \
+  "  add r10, r10, r6\n" \
   "  vmov s11, r10\n"
 
-/* One column in front of the others, at r6, into r8 (rows 0 and 1) and r12 (row 2); r6 steps on. */
-#define TN_DEPTHWISE_FIRST_COLUMN \
-  "  ldrsb r8, [r6, r10]\n"       \
-  "  ldrsb r12, [r6, r11]\n"      \
-  "  ldrsb lr, [r6], #1\n"        \
+/* The channel's output of column -1 into r0; the next channel's is noted, and so is the bias. */
+#define TN_DEPTHWISE_OUTPUTS \
+  "  vmov s0, r7\n" \
+  "  vmov r0, s10\n" \
+  "  add r11, r0, #1\n" \
+  "  vmov s10, r11\n"
+
+/* One column at r6 into r8 (rows 0 and 1) and r12 (row 2); r6 steps on. */
+#define TN_DEPTHWISE_BYTES \
+  "  vmov r10, s3\n" \
+  "  vmov r11, s4\n" \
+  "  ldrsb r8, [r6, r10]\n" \
+  "  ldrsb r12, [r6, r11]\n" \
+  "  ldrsb lr, [r6], #1\n" \
   "  pkhbt r8, lr, r8, lsl #16\n"
 
 /* Notes where the blocks that begin at r6 end. */
 #define TN_DEPTHWISE_BLOCKS_END \
-  "  vmov lr, s13\n"            \
-  "  add lr, lr, r6\n"          \
-  "  vmov s4, lr\n"
+  "  vmov r10, s13\n" \
+  "  add r10, r10, r6\n" \
+  "  vmov s2, r10\n"
 
-#define TN_DEPTHWISE_POSITION \
-  "  vmov r6, s1\n"           \
-  "  vmov r10, s2\n"          \
-  "  vmov r11, s3\n"
-
-/* Loads four columns at r6; r10 and r11 hold the offsets of rows 1 and 2. Frees r11. */
-#define TN_DEPTHWISE_LOAD  \
+/* Four columns at r6. */
+#define TN_DEPTHWISE_LOAD \
+  "  vmov r10, s3\n" \
+  "  vmov r11, s4\n" \
   "  ldr r10, [r6, r10]\n" \
   "  ldr r12, [r6, r11]\n" \
   "  ldr lr, [r6], #4\n"
 
-/* Steps on; the flags tell until the block's end whether it is the last. */
+/* Steps on. Until the block's end the flags compare the next one's position with the end of all. */
 #define TN_DEPTHWISE_STEP \
-  "  vmov r11, s4\n"      \
-  "  vmov s1, r6\n"       \
+  "  vmov r11, s2\n" \
+  "  vmov s1, r6\n" \
   "  cmp r6, r11\n"
 
-#define TN_DEPTHWISE_ARRANGE        \
+#define TN_DEPTHWISE_ARRANGE \
   "  pkhtb r11, r10, lr, asr #16\n" \
   "  pkhbt r10, lr, r10, lsl #16\n" \
-  "  sxtb16 r6, r12\n"              \
-  "  sxtb16 lr, r12, ror #8\n"      \
-  "  pkhbt r12, r6, lr, lsl #16\n"  \
+  "  sxtb16 r6, r12\n" \
+  "  sxtb16 lr, r12, ror #8\n" \
+  "  pkhbt r12, r6, lr, lsl #16\n" \
   "  pkhtb lr, lr, r6, asr #16\n"
 
 /* Turns a sum into the output. */
-#define TN_DEPTHWISE_OUTPUT(sum) \
-  "  smmul " sum ", " sum        \
-  ", r9\n"                       \
+#define TN_DEPTHWISE_REQUANTIZE(sum) \
+  "  smmul " sum ", " sum ", r9\n" \
   "  ssat " sum ", #8, " sum ", asr #10\n"
 
 #define TN_DEPTHWISE_NEXT_CHANNEL \
-  "  vmov r6, s8\n"               \
-  "  vmov r10, s9\n"              \
-  "  cmp r6, r10\n"               \
-  "  bne 1b\n"
+  "  vmov r12, s8\n" \
+  "  vmov r10, s9\n" \
+  "  cmp r12, r10\n" \
+  "  bne 1b\n" \
+  "  vpop {s16}\n" \
+  "  pop {r4-r11, pc}\n"
+/* clang-format on */
 
 #endif
