@@ -27,7 +27,7 @@ _HEADER = "tn_mve.h"
 _LANES = 16
 _PIXELS = 3
 """Pixels that a dense convolution computes at once."""
-_LARGEST_BLOCK = 4 * _PIXELS
+_LARGEST_BLOCK = 8 * _PIXELS
 _GATHERED_BYTES = 1024
 """What the windows gathered at a time should not exceed."""
 _POINTER_BYTES = 4
@@ -189,7 +189,7 @@ def _depthwise_scratch(graph: Graph, operator: Operator) -> int:
     assert window is not None
     _, _, columns, channels = graph.output_tensor(operator).shape
     rows, width = window.kernel
-    pointers = _POINTER_BYTES * (rows + rows * width)
+    pointers = _POINTER_BYTES * (rows + 2 * 4 * -(-rows * width // 4))
     if _is_flat(graph, operator):
         return pointers + rows * (columns + (width - 1) * window.dilation[1]) * channels
     return pointers + (channels if channels >= _LANES else _LANES * (1 + rows * width))

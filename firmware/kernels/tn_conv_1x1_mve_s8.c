@@ -8,12 +8,11 @@ void tn_conv_1x1_mve_s8(const tn_conv_mve_layer *layer, const int8_t *input, int
                         uint32_t rows) {
   const tn_window *w = &layer->window;
   uint32_t channels = layer->input.channels, columns = layer->output.columns;
-  uint32_t input_row = layer->input.columns * channels;
-  tn_conv_mve_state state = tn_conv_mve_state_of(layer, channels);
+  uint32_t input_row = layer->input.columns * channels, output_row = columns * layer->output.channels;
   for (uint32_t y = first; y < first + rows; y++) {
     const int8_t *from = input + y * w->stride_rows % layer->input_ring * input_row;
-    int8_t *to = output + y % layer->output_ring * columns * state.channels;
-    tn_conv_pixels_mve_s8(&state, from, w->stride_columns * channels, columns, to);
+    int8_t *to = output + y % layer->output_ring * output_row;
+    tn_conv_pixels_mve_s8(layer, from, w->stride_columns * channels, channels, columns, to);
   }
 }
 

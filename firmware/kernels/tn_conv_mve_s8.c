@@ -12,67 +12,73 @@ static inline void clip(int32_t origin, int32_t columns, int32_t size, uint32_t 
   *inside = last > first ? (uint32_t)(last - first) : 0;
 }
 
-/* Windows of neighbouring pixels one after the other, row by row. */
-static void gather_windows(const tn_conv_mve_layer *layer, const int8_t *const *rows, uint32_t x, uint32_t pixels,
-                           int8_t *to) {
-  const tn_window *w = &layer->window;
-  uint32_t channels = layer->input.channels, run = w->kernel_columns * channels, kernel_rows = w->kernel_rows;
-  int8x16_t outside = vdupq_n_s8((int8_t)layer->input_zero_point);
-  int32_t origin = (int32_t)x * w->stride_columns - w->padding_left;
-  for (; pixels; pixels--) {
-    uint32_t before, inside;
-    clip(origin, w->kernel_columns, layer->input.columns, &before, &inside);
-    before *= channels;
-    inside *= channels;
-    uint32_t after = run - before - inside;
-    uint32_t offset = (uint32_t)(origin * (int32_t)channels) + before;
-    for (uint32_t ky = 0; ky < kernel_rows; ky++) {
-      const int8_t *row = rows[ky];
-      if (row && inside == run) {
-        tn_copy_mve(to, row + offset, run);
-      } else if (row) {
-        tn_fill_mve(to, outside, before);
-        tn_copy_mve(to + before, row + offset, inside);
-        tn_fill_mve(to + before + inside, outside, after);
-      } else {
-        tn_fill_mve(to, outside, run);
-      }
-      to += run;
-    }
-    origin += w->stride_columns;
-  }
-}
-
-/* Copies, or fills, pieces of channels bytes, one for each column. */
-static void copy_columns(int8_t *to, uint32_t step, const int8_t *from, uint32_t channels, uint32_t columns) {
-  if (channels > 16) {
-    for (; columns; columns--) {
-      tn_copy_mve(to, from, channels);
-      from += channels;
-      to += step;
+/* Copies count pieces, whose starts are from_step and to_step bytes apart. */
+static void copy_pieces(int8_t *to, uint32_t to_step, const int8_t *from, uint32_t from_step, uint32_t bytes,
+                        uint32_t count) {
+  if (bytes > 16) {
+    for (; count; count--) {
+      tn_copy_mve(to, from, bytes);
+      from += from_step;
+      to += to_step;
     }
   } else {
     __asm volatile(
-        "vctp.8 %[channels]\n"
-        "wls lr, %[columns], 2f\n"
+        "vctp.8 %[bytes]\n"
+        "wls lr, %[count], 2f\n"
         "1:\n"
         "vpstt\n"
         "vldrbt.8 q0, [%[from]]\n"
         "vstrbt.8 q0, [%[to]]\n"
-        "add %[from], %[from], %[channels]\n"
-        "add %[to], %[to], %[step]\n"
+        "add %[from], %[from], %[from_step]\n"
+        "add %[to], %[to], %[to_step]\n"
         "le lr, 1b\n"
         "2:\n"
         : [to] "+r"(to), [from] "+r"(from)
-        : [channels] "r"(channels), [step] "r"(step), [columns] "r"(columns)
+        : [bytes] "r"(bytes), [from_step] "r"(from_step), [to_step] "r"(to_step), [count] "r"(count)
         : "q0", "lr", "memory");
   }
 }
 
-static void fill_columns(int8_t *to, uint32_t step, int8x16_t value, uint32_t channels, uint32_t columns) {
-  for (; columns; columns--) {
-    tn_fill_mve(to, value, channels);
-    to += step;
+static void fill_pieces(int8_t *to, uint32_t to_step, int8x16_t value, uint32_t bytes, uint32_t count) {
+  for (; count; count--) {
+    tn_fill_mve(to, value, bytes);
+    to += to_step;
+  }
+}
+
+/* Windows of neighbouring pixels one after the other, each row by row. */
+static void gather_windows(const tn_conv_mve_layer *layer, const int8_t *const *rows, uint32_t x, uint32_t pixels,
+                           int8_t *to) {
+  const tn_window *w = &layer->window;
+  uint32_t channels = layer->input.channels, run = w->kernel_columns * channels, kernel_rows = w->kernel_rows;
+  uint32_t depth = kernel_rows * run;
+  int8x16_t outside = vdupq_n_s8((int8_t)layer->input_zero_point);
+  int32_t stride = w->stride_columns, origin = (int32_t)x * stride - w->padding_left;
+  int32_t room = layer->input.columns - w->kernel_columns;
+  while (pixels) {
+    uint32_t before, inside, count = 1; /* pixels that read the same part of the input's rows */
+    clip(origin, w->kernel_columns, layer->input.columns, &before, &inside);
+    if (origin >= 0 && origin <= room) {
+      count = (uint32_t)(room - origin) / w->stride_columns + 1;
+      if (count > pixels) count = pixels;
+    }
+    before *= channels;
+    inside *= channels;
+    uint32_t after = run - before - inside, offset = (uint32_t)(origin * (int32_t)channels) + before;
+    int8_t *part = to;
+    for (uint32_t ky = 0; ky < kernel_rows; ky++) {
+      if (rows[ky]) {
+        if (before) tn_fill_mve(part, outside, before);
+        copy_pieces(part + before, depth, rows[ky] + offset, (uint32_t)stride * channels, inside, count);
+        if (after) tn_fill_mve(part + before + inside, outside, after);
+      } else {
+        fill_pieces(part, depth, outside, run, count);
+      }
+      part += run;
+    }
+    to += count * depth;
+    origin += (int32_t)count * stride;
+    pixels -= count;
   }
 }
 
@@ -88,13 +94,12 @@ static void gather_columns(const tn_conv_mve_layer *layer, const int8_t *const *
   uint32_t after = columns - before - inside;
   uint32_t offset = (uint32_t)(origin * (int32_t)channels) + before * channels;
   for (uint32_t ky = 0; ky < w->kernel_rows; ky++) {
-    const int8_t *row = rows[ky];
-    if (row) {
-      fill_columns(to, step, outside, channels, before);
-      copy_columns(to + before * step, step, row + offset, channels, inside);
-      fill_columns(to + (before + inside) * step, step, outside, channels, after);
+    if (rows[ky]) {
+      fill_pieces(to, step, outside, channels, before);
+      copy_pieces(to + before * step, step, rows[ky] + offset, channels, channels, inside);
+      fill_pieces(to + (before + inside) * step, step, outside, channels, after);
     } else {
-      fill_columns(to, step, outside, channels, columns);
+      fill_pieces(to, step, outside, channels, columns);
     }
     to += channels;
   }
@@ -105,8 +110,8 @@ void tn_conv_mve_s8(const tn_conv_mve_layer *layer, const int8_t *input, int8_t 
   const tn_window *w = &layer->window;
   uint32_t channels = layer->input.channels, columns = layer->output.columns, kernel_rows = w->kernel_rows;
   uint32_t input_row = layer->input.columns * channels;
-  tn_conv_mve_state state = tn_conv_mve_state_of(layer, kernel_rows * w->kernel_columns * channels);
-  uint32_t step = layer->columns_first ? w->stride_columns * kernel_rows * channels : state.dot.depth;
+  uint32_t output_pixel = layer->output.channels, depth = kernel_rows * w->kernel_columns * channels;
+  uint32_t step = layer->columns_first ? w->stride_columns * kernel_rows * channels : depth;
   const int8_t **pointers = (const int8_t **)(void *)scratch;
   int8_t *windows = scratch + sizeof *pointers * kernel_rows;
   for (uint32_t y = first; y < first + rows; y++) {
@@ -115,7 +120,7 @@ void tn_conv_mve_s8(const tn_conv_mve_layer *layer, const int8_t *input, int8_t 
       int inside = row >= 0 && row < layer->input.rows;
       pointers[ky] = inside ? input + (uint32_t)row % layer->input_ring * input_row : 0;
     }
-    int8_t *to = output + y % layer->output_ring * columns * state.channels;
+    int8_t *to = output + y % layer->output_ring * columns * output_pixel;
     for (uint32_t x = 0; x < columns; x += layer->block) {
       uint32_t pixels = columns - x;
       if (pixels > layer->block) pixels = layer->block;
@@ -124,8 +129,8 @@ void tn_conv_mve_s8(const tn_conv_mve_layer *layer, const int8_t *input, int8_t 
       } else {
         gather_windows(layer, pointers, x, pixels, windows);
       }
-      tn_conv_pixels_mve_s8(&state, windows, step, pixels, to);
-      to += pixels * state.channels;
+      tn_conv_pixels_mve_s8(layer, windows, step, depth, pixels, to);
+      to += pixels * output_pixel;
     }
   }
 }

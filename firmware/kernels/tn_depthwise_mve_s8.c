@@ -6,16 +6,14 @@
 
 enum { LANES = 16 };
 
-typedef void run_function(const tn_depthwise_run *run, const int8_t *const *taps);
-
 typedef struct {
   const tn_depthwise_mve_layer *layer;
   tn_depthwise_run run;
-  run_function *function;
+  void (*compute)(const tn_depthwise_run *run);
   const int8_t **rows; /* of the window, null where it lies outside of the input */
-  const int8_t **taps;
-  int8_t *vectors; /* aligned */
-  uint32_t channels, taps_count;
+  int32_t *steps;
+  int8_t *vectors;
+  uint32_t channels;
 } depthwise_state;
 
 /* The rows of the window are laid side by side, padded, so that all taps of 16 successive outputs are 16 bytes. */
@@ -28,7 +26,7 @@ static void flat_row(depthwise_state *s, int8_t *output) {
   if (inside > length - before) inside = length - before;
   int8x16_t outside = vdupq_n_s8((int8_t)layer->input_zero_point);
   int8_t *row = s->vectors;
-  const int8_t **taps = s->taps;
+  const int8_t **taps = s->run.taps;
   for (uint32_t ky = 0; ky < w->kernel_rows; ky++) {
     if (s->rows[ky]) {
       tn_fill_mve(row, outside, before);
@@ -40,129 +38,109 @@ static void flat_row(depthwise_state *s, int8_t *output) {
     for (uint32_t kx = 0; kx < w->kernel_columns; kx++) *taps++ = row + kx * tap_step;
     row += length;
   }
+  uint32_t rest = outputs % LANES;
   s->run.output = output;
   s->run.count = outputs / LANES;
-  s->run.offset = 0;
-  s->function(&s->run, s->taps);
-  if (outputs % LANES) {
-    uint32_t last = outputs - LANES;
-    for (uint32_t i = 0; i < s->taps_count; i++) s->taps[i] += last;
-    s->run.output = output + last;
-    s->run.count = 1;
-    s->function(&s->run, s->taps);
-  }
-}
-
-/* All channels of one pixel; at least 16. */
-static void pixel(depthwise_state *s, int8_t *output) {
-  s->run.block = s->layer->blocks;
-  s->run.output = output;
-  s->run.count = s->channels / LANES;
-  s->function(&s->run, s->taps);
-  if (s->channels % LANES) { /* computes some channels again, to the same effect */
-    uint32_t last = s->channels - LANES;
-    s->run.block += s->run.count * (2 * LANES + LANES / 4 * (s->taps_count + 1));
-    s->run.output = output + last;
-    s->run.count = 1;
-    for (uint32_t i = 0; i < s->taps_count; i++) s->taps[i] += last;
-    s->function(&s->run, s->taps);
-    for (uint32_t i = 0; i < s->taps_count; i++) s->taps[i] -= last;
-  }
-}
-
-/* Fewer than 16 channels: their bytes are copied, so that no vector reads beyond the input. */
-static void narrow_pixel(depthwise_state *s, int8_t *output) {
-  int8_t outputs[LANES], *vector = s->vectors + LANES;
-  for (uint32_t i = 0; i < s->taps_count; i++) {
-    tn_copy_mve(vector, s->taps[i], s->channels);
-    s->taps[i] = vector;
-    vector += LANES;
-  }
-  s->run.output = outputs;
-  s->run.count = 1;
-  s->function(&s->run, s->taps);
-  tn_copy_mve(output, outputs, s->channels);
+  s->run.tail = rest ? (int32_t)rest - LANES : 0;
+  s->run.pixels = 1;
+  s->compute(&s->run);
 }
 
 static void set_taps(depthwise_state *s, int32_t origin) {
   const tn_window *w = &s->layer->window;
-  const int8_t **taps = s->taps;
+  const int8_t **taps = s->run.taps;
+  int32_t columns = s->layer->input.columns;
   for (uint32_t ky = 0; ky < w->kernel_rows; ky++) {
     const int8_t *row = s->rows[ky];
     int32_t x = origin;
     for (uint32_t kx = w->kernel_columns; kx; kx--) {
-      int inside = row && x >= 0 && x < s->layer->input.columns;
-      *taps++ = inside ? row + (uint32_t)x * s->channels : s->vectors;
+      *taps++ = row && x >= 0 && x < columns ? row + (uint32_t)x * s->channels : s->vectors;
       x += w->dilation_columns;
     }
   }
 }
 
-/* Moves those taps that lie in the input from one pixel to the next. */
-static void move_taps(depthwise_state *s, uint32_t step) {
-  const int8_t **taps = s->taps;
-  for (uint32_t ky = 0; ky < s->layer->window.kernel_rows; ky++) {
-    uint32_t row_step = s->rows[ky] ? step : 0;
-    for (uint32_t kx = s->layer->window.kernel_columns; kx; kx--) *taps++ += row_step;
+/* One pixel of fewer than 16 channels: their bytes are copied, so that no vector reads beyond the input. */
+static void narrow_pixel(depthwise_state *s, int8_t *output) {
+  int8_t outputs[LANES], *vector = s->vectors + LANES;
+  for (uint32_t i = 0; i < s->run.taps_count; i++) {
+    tn_copy_mve(vector, s->run.taps[i], s->channels);
+    s->run.taps[i] = vector;
+    vector += LANES;
   }
+  s->run.output = outputs;
+  s->compute(&s->run);
+  tn_copy_mve(output, outputs, s->channels);
 }
 
-static void wide_row(depthwise_state *s, int8_t *output) {
+static void row_of_pixels(depthwise_state *s, int8_t *output) {
   const tn_window *w = &s->layer->window;
-  int32_t origin = -w->padding_left, stride = w->stride_columns, last_origin = -1; /* of the taps, if all are inside */
-  int32_t room = s->layer->input.columns - (w->kernel_columns - 1) * w->dilation_columns;
-  for (uint32_t x = s->layer->output.columns; x; x--) {
-    if (last_origin >= 0 && origin < room) {
-      move_taps(s, w->stride_columns * s->channels);
-    } else {
-      set_taps(s, origin);
-    }
-    if (s->channels >= LANES) {
-      pixel(s, output);
-      last_origin = origin;
-    } else {
+  uint32_t step = w->stride_columns * s->channels;
+  int32_t *steps = s->steps;
+  for (uint32_t ky = 0; ky < w->kernel_rows; ky++) {
+    for (uint32_t kx = w->kernel_columns; kx; kx--) *steps++ = s->rows[ky] ? (int32_t)step : 0;
+  }
+  int32_t origin = -w->padding_left;
+  int32_t room = s->layer->input.columns - (w->kernel_columns - 1) * w->dilation_columns - 1;
+  for (uint32_t left = s->layer->output.columns; left;) {
+    set_taps(s, origin);
+    if (s->channels < LANES) {
+      s->run.pixels = 1;
       narrow_pixel(s, output);
+    } else {
+      uint32_t inside = 1; /* pixels from here on whose windows reach over neither border */
+      if (origin >= 0 && origin <= room) inside = (uint32_t)(room - origin) / w->stride_columns + 1;
+      s->run.pixels = inside < left ? inside : left;
+      s->run.output = output;
+      s->compute(&s->run);
     }
-    origin += stride;
-    output += s->channels;
+    left -= s->run.pixels;
+    origin += (int32_t)(s->run.pixels * w->stride_columns);
+    output += s->run.pixels * s->channels;
   }
 }
 
 void tn_depthwise_mve_s8(const tn_depthwise_mve_layer *layer, const int8_t *input, int8_t *output, int8_t *scratch,
                          uint32_t first, uint32_t rows) {
   const tn_window *w = &layer->window;
+  uint32_t taps = (uint32_t)w->kernel_rows * w->kernel_columns, list = (taps + 3) & ~3u;
+  uint32_t channels = layer->input.channels, row_bytes = layer->input.columns * channels;
   depthwise_state s = {
       .layer = layer,
-      .run = {.zero_point = layer->output_zero_point, .block = layer->blocks},
+      .run = {.zero_point = layer->output_zero_point, .blocks = layer->blocks, .count = 1, .taps_count = taps},
       .rows = (const int8_t **)(void *)scratch,
-      .channels = layer->input.channels,
-      .taps_count = w->kernel_rows * w->kernel_columns,
+      .channels = channels,
   };
-  s.taps = s.rows + w->kernel_rows;
-  s.vectors = (int8_t *)(s.taps + s.taps_count);
-  s.run.pairs = s.taps_count / 2;
-  s.run.odd = s.taps_count % 2;
-  s.run.next_block = layer->flat ? -(int32_t)(9 * LANES + s.taps_count * LANES) : 0;
+  s.run.taps = s.rows + w->kernel_rows;
+  s.run.steps = s.steps = (int32_t *)(void *)(s.run.taps + list);
+  s.vectors = (int8_t *)(s.steps + list);
   tn_fill_mve(s.run.minimum, vdupq_n_s8(layer->minimum), LANES);
   tn_fill_mve(s.run.maximum, vdupq_n_s8(layer->maximum), LANES);
-  if (s.taps_count == 9) {
-    s.function = layer->away ? tn_depthwise_nine_away_mve_s8 : tn_depthwise_nine_mve_s8;
+  if (taps == 9) {
+    s.compute = layer->away ? tn_depthwise_nine_away_mve_s8 : tn_depthwise_nine_mve_s8;
   } else {
-    s.function = layer->away ? tn_depthwise_taps_away_mve_s8 : tn_depthwise_taps_mve_s8;
+    s.compute = layer->away ? tn_depthwise_taps_away_mve_s8 : tn_depthwise_taps_mve_s8;
   }
-  if (!layer->flat) tn_fill_mve(s.vectors, vdupq_n_s8((int8_t)layer->input_zero_point), s.channels);
+  if (layer->flat) {
+    s.run.next_block = -(int32_t)((4 + taps + 4 + 1) * LANES);
+  } else {
+    tn_fill_mve(s.vectors, vdupq_n_s8((int8_t)layer->input_zero_point), channels);
+    if (channels > LANES) {
+      s.run.count = channels / LANES;
+      if (channels % LANES) s.run.tail = (int32_t)(channels % LANES) - LANES;
+    }
+  }
   for (uint32_t y = first; y < first + rows; y++) {
     for (uint32_t ky = 0; ky < w->kernel_rows; ky++) {
       int32_t row = (int32_t)(y * w->stride_rows + ky * w->dilation_rows) - w->padding_top;
       int inside = row >= 0 && row < layer->input.rows;
-      uint32_t row_bytes = layer->input.columns * s.channels;
       s.rows[ky] = inside ? input + (uint32_t)row % layer->input_ring * row_bytes : 0;
     }
-    int8_t *to = output + y % layer->output_ring * layer->output.columns * s.channels;
+    int8_t *to = output + y % layer->output_ring * layer->output.columns * channels;
     if (layer->flat) {
       flat_row(&s, to);
     } else {
-      wide_row(&s, to);
+      row_of_pixels(&s, to);
     }
   }
 }

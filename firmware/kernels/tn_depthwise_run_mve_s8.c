@@ -82,71 +82,142 @@
       "vldrb.8 q4, [r11, #16]\n"                           \
       "vmin.s8 q0, q0, q4\n"                               \
       "vstrb.8 q0, [r10], #16\n"                           \
-      "ldr r12, [r11, #36]\n"                              \
+      "ldr r12, [r11, #40]\n"                              \
       "add r9, r9, r12\n"
 
-_Static_assert(offsetof(tn_depthwise_run, zero_point) == 32 && offsetof(tn_depthwise_run, next_block) == 36 &&
-                   offsetof(tn_depthwise_run, block) == 40 && offsetof(tn_depthwise_run, output) == 44 &&
-                   offsetof(tn_depthwise_run, count) == 48 && offsetof(tn_depthwise_run, pairs) == 52 &&
-                   offsetof(tn_depthwise_run, odd) == 56 && offsetof(tn_depthwise_run, offset) == 60,
+_Static_assert(offsetof(tn_depthwise_run, zero_point) == 32 && offsetof(tn_depthwise_run, blocks) == 36 &&
+                   offsetof(tn_depthwise_run, next_block) == 40 && offsetof(tn_depthwise_run, output) == 44 &&
+                   offsetof(tn_depthwise_run, count) == 48 && offsetof(tn_depthwise_run, tail) == 52 &&
+                   offsetof(tn_depthwise_run, pixels) == 56 && offsetof(tn_depthwise_run, taps) == 60 &&
+                   offsetof(tn_depthwise_run, steps) == 64 && offsetof(tn_depthwise_run, taps_count) == 68,
                "the assembly has these offsets");
 
 #define ALL_AWAY AWAY("q0") AWAY("q1") AWAY("q2") AWAY("q3")
 
+/* On the stack: the run, the pixels that are left, and the pixel's tail while it is to come. */
+#define ENTER           \
+  "push {r4-r11, lr}\n" \
+  "vpush {d8-d15}\n"    \
+  "sub sp, sp, #12\n"   \
+  "str r0, [sp]\n"      \
+  "ldr r1, [r0, #56]\n" \
+  "str r1, [sp, #4]\n"  \
+  "ldr r10, [r0, #44]\n"
+
+#define LEAVE         \
+  "add sp, sp, #12\n" \
+  "vpop {d8-d15}\n"   \
+  "pop {r4-r11, pc}\n"
+
 /* Nine taps, whose pointers are r0 ... r8. */
 #define NINE(away) \
-  "push {r4-r11, lr}\n"                                                                                         \
-  "vpush {d8-d15}\n"                                                                                            \
-  "push {r0}\n"                                                                                                 \
-  "ldr r9, [r0, #40]\n"                                                                                         \
-  "ldr r10, [r0, #44]\n"                                                                                        \
-  "ldr lr, [r0, #48]\n"                                                                                         \
-  "ldm r1, {r0-r8}\n"                                                                                           \
-  "dls lr, lr\n"                                                                                                \
-  "1:\n" BIAS PAIR("[r0], #16", "[r1], #16") PAIR("[r2], #16", "[r3], #16") PAIR("[r4], #16", "[r5], #16")      \
-      PAIR("[r6], #16", "[r7], #16") PRODUCTS("[r8], #16") ACCUMULATE OUTPUT(away)                              \
-  "le lr, 1b\n"                                                                                                 \
-  "pop {r0}\n"                                                                                                  \
-  "vpop {d8-d15}\n"                                                                                             \
-  "pop {r4-r11, pc}\n"
+  ENTER            \
+  "1:\n" /* a pixel */                                                                                     \
+  "ldr r11, [sp]\n"                                                                                        \
+  "ldr r9, [r11, #36]\n"                                                                                   \
+  "ldr lr, [r11, #48]\n"                                                                                   \
+  "ldr r12, [r11, #60]\n"                                                                                  \
+  "ldr r0, [r11, #52]\n"                                                                                   \
+  "str r0, [sp, #8]\n"                                                                                     \
+  "ldm r12, {r0-r8}\n"                                                                                     \
+  "dls lr, lr\n"                                                                                           \
+  "2:\n" BIAS PAIR("[r0], #16", "[r1], #16") PAIR("[r2], #16", "[r3], #16") PAIR("[r4], #16", "[r5], #16") \
+      PAIR("[r6], #16", "[r7], #16") PRODUCTS("[r8], #16") ACCUMULATE OUTPUT(away)                         \
+  "le lr, 2b\n"                                                                                            \
+  "ldr r12, [sp, #8]\n"                                                                                    \
+  "cmp r12, #0\n"                                                                                          \
+  "beq 3f\n"                                                                                               \
+  "add r0, r0, r12\n"                                                                                      \
+  "add r1, r1, r12\n"                                                                                      \
+  "add r2, r2, r12\n"                                                                                      \
+  "add r3, r3, r12\n"                                                                                      \
+  "add r4, r4, r12\n"                                                                                      \
+  "add r5, r5, r12\n"                                                                                      \
+  "add r6, r6, r12\n"                                                                                      \
+  "add r7, r7, r12\n"                                                                                      \
+  "add r8, r8, r12\n"                                                                                      \
+  "add r10, r10, r12\n"                                                                                    \
+  "mov r12, #0\n"                                                                                          \
+  "str r12, [sp, #8]\n"                                                                                    \
+  "mov lr, #1\n"                                                                                           \
+  "b 2b\n"                                                                                                 \
+  "3:\n"                                                                                                   \
+  "ldr r0, [sp, #4]\n"                                                                                     \
+  "subs r0, r0, #1\n"                                                                                      \
+  "beq 4f\n"                                                                                               \
+  "str r0, [sp, #4]\n"                                                                                     \
+  "ldr r11, [sp]\n"                                                                                        \
+  "ldrd r0, r1, [r11, #60]\n"                                                                              \
+  "vldrw.u32 q0, [r0]\n"                                                                                   \
+  "vldrw.u32 q1, [r1]\n"                                                                                   \
+  "vadd.i32 q0, q0, q1\n"                                                                                  \
+  "vstrw.32 q0, [r0]\n"                                                                                    \
+  "vldrw.u32 q2, [r0, #16]\n"                                                                              \
+  "vldrw.u32 q3, [r1, #16]\n"                                                                              \
+  "vadd.i32 q2, q2, q3\n"                                                                                  \
+  "vstrw.32 q2, [r0, #16]\n"                                                                               \
+  "vldrw.u32 q0, [r0, #32]\n"                                                                              \
+  "vldrw.u32 q1, [r1, #32]\n"                                                                              \
+  "vadd.i32 q0, q0, q1\n"                                                                                  \
+  "vstrw.32 q0, [r0, #32]\n"                                                                               \
+  "b 1b\n"                                                                                                 \
+  "4:\n" LEAVE
 
 /* Any number of taps: r1 walks the list of their pointers, r3 is where the block starts in each. */
 #define TAPS(away) \
-  "push {r4-r11, lr}\n"                                                                                         \
-  "vpush {d8-d15}\n"                                                                                            \
-  "push {r0}\n"                                                                                                 \
-  "mov r2, r1\n"                                                                                                \
-  "ldr r9, [r0, #40]\n"                                                                                         \
-  "ldr r10, [r0, #44]\n"                                                                                        \
-  "ldr r8, [r0, #48]\n"                                                                                         \
-  "ldr r6, [r0, #52]\n"                                                                                         \
-  "ldr r7, [r0, #56]\n"                                                                                         \
-  "ldr r3, [r0, #60]\n"                                                                                         \
-  "1:\n" BIAS                                                                                                   \
-  "mov r1, r2\n"                                                                                                \
-  "wls lr, r6, 3f\n"                                                                                            \
-  "2:\n"                                                                                                        \
-  "ldrd r4, r5, [r1], #8\n"                                                                                     \
-  "add r4, r4, r3\n"                                                                                            \
-  "add r5, r5, r3\n" PAIR("[r4]", "[r5]")                                                                       \
-  "le lr, 2b\n"                                                                                                 \
-  "3:\n"                                                                                                        \
-  "cbz r7, 4f\n"                                                                                                \
-  "ldr r4, [r1]\n"                                                                                              \
-  "add r4, r4, r3\n" PRODUCTS("[r4]") ACCUMULATE                                                                \
-  "4:\n" OUTPUT(away)                                                                                           \
-  "add r3, r3, #16\n"                                                                                           \
-  "subs r8, r8, #1\n"                                                                                           \
-  "bne 1b\n"                                                                                                    \
-  "pop {r0}\n"                                                                                                  \
-  "vpop {d8-d15}\n"                                                                                             \
-  "pop {r4-r11, pc}\n"
+  ENTER            \
+  "1:\n" /* a pixel */                                               \
+  "ldr r11, [sp]\n"                                                  \
+  "ldr r9, [r11, #36]\n"                                             \
+  "ldr r8, [r11, #48]\n"                                             \
+  "ldr r7, [r11, #68]\n"                                             \
+  "ldr r2, [r11, #60]\n"                                             \
+  "ldr r0, [r11, #52]\n"                                             \
+  "lsr r6, r7, #1\n"                                                 \
+  "and r7, r7, #1\n"                                                 \
+  "mov r3, #0\n"                                                     \
+  "2:\n" BIAS                                                        \
+  "mov r1, r2\n"                                                     \
+  "wls lr, r6, 4f\n"                                                 \
+  "3:\n"                                                             \
+  "ldrd r4, r5, [r1], #8\n"                                          \
+  "add r4, r4, r3\n"                                                 \
+  "add r5, r5, r3\n" PAIR("[r4]", "[r5]")                            \
+  "le lr, 3b\n"                                                      \
+  "4:\n"                                                             \
+  "cbz r7, 5f\n"                                                     \
+  "ldr r4, [r1]\n"                                                   \
+  "add r4, r4, r3\n" PRODUCTS("[r4]") ACCUMULATE                     \
+  "5:\n" OUTPUT(away)                                                \
+  "add r3, r3, #16\n"                                                \
+  "subs r8, r8, #1\n"                                                \
+  "bne 2b\n"                                                         \
+  "cbz r0, 6f\n"                                                     \
+  "add r3, r3, r0\n"                                                 \
+  "add r10, r10, r0\n"                                               \
+  "mov r0, #0\n"                                                     \
+  "mov r8, #1\n"                                                     \
+  "b 2b\n"                                                           \
+  "6:\n"                                                             \
+  "ldr r0, [sp, #4]\n"                                               \
+  "subs r0, r0, #1\n"                                                \
+  "beq 8f\n"                                                         \
+  "str r0, [sp, #4]\n"                                               \
+  "ldr r11, [sp]\n"                                                  \
+  "ldrd r0, r1, [r11, #60]\n"                                        \
+  "ldr r2, [r11, #68]\n"                                             \
+  "dlstp.32 lr, r2\n"                                                \
+  "7:\n"                                                             \
+  "vldrw.u32 q0, [r0]\n"                                             \
+  "vldrw.u32 q1, [r1], #16\n"                                        \
+  "vadd.i32 q0, q0, q1\n"                                            \
+  "vstrw.32 q0, [r0], #16\n"                                         \
+  "letp lr, 7b\n"                                                    \
+  "b 1b\n"                                                           \
+  "8:\n" LEAVE
 
-#define RUN(name, code)                                                                 \
-  __attribute__((naked)) void name(const tn_depthwise_run *run __attribute__((unused)), \
-                                   const int8_t *const *taps __attribute__((unused))) { \
-    __asm volatile(code);                                                               \
-  }
+#define RUN(name, code) \
+  __attribute__((naked)) void name(const tn_depthwise_run *run __attribute__((unused))) { __asm volatile(code); }
 
 RUN(tn_depthwise_nine_mve_s8, NINE(""))
 RUN(tn_depthwise_nine_away_mve_s8, NINE(ALL_AWAY))

@@ -26,25 +26,6 @@
   "add sp, sp, #48\n"    \
   "pop {r4-r11, pc}\n"
 
-__attribute__((naked)) void tn_dot_three_mve_s8(const tn_dot_mve *dot __attribute__((unused)),
-                                                const int8_t *weights __attribute__((unused)),
-                                                int32_t *sums __attribute__((unused))) {
-  __asm volatile(PROLOGUE
-                 "vldrb.8 q3, [r7], #16\n"
-                 "vldrb.8 q0, [r1], #16\n"
-                 "vmladava.s8 r0, q3, q0\n"
-                 "vldrb.8 q1, [r3], #16\n"
-                 "vmladava.s8 r2, q3, q1\n"
-                 "vldrb.8 q2, [r5], #16\n"
-                 "vmladava.s8 r4, q3, q2\n"
-                 "vldrb.8 q3, [r9], #16\n"
-                 "vmladava.s8 r6, q3, q0\n"
-                 "vmladava.s8 r8, q3, q1\n"
-                 "vmladava.s8 r10, q3, q2\n"
-                 "letp lr, 2b\n"
-                 "stm r11!, {r0, r2, r4, r6, r8, r10}\n" EPILOGUE);
-}
-
 __attribute__((naked)) void tn_dot_two_mve_s8(const tn_dot_mve *dot __attribute__((unused)),
                                               const int8_t *weights __attribute__((unused)),
                                               int32_t *sums __attribute__((unused))) {

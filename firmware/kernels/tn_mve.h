@@ -36,8 +36,8 @@ void tn_conv_mve_s8(const tn_conv_mve_layer *layer, const int8_t *input, int8_t 
 void tn_conv_1x1_mve_s8(const tn_conv_mve_layer *layer, const int8_t *input, int8_t *output, uint32_t first,
                         uint32_t rows);
 
-/* Not for callers. Sums of products of one to three vectors with pairs of weight rows. The order of the fields is that
- * of the registers that one LDM loads. */
+/* Not for callers. Sums of products of vectors, the windows of neighbouring pixels, with pairs of weight rows. The
+ * order of the fields is that of the registers that one LDM loads. */
 typedef struct {
   int32_t zero0;
   const int8_t *vector0;
@@ -51,10 +51,31 @@ typedef struct {
   int32_t *end; /* of the sums */
 } tn_dot_mve;
 
-/* Writes sums [row][vector] up to dot->end, of two rows at a time. weights: the first row, less dot->rewind. */
-void tn_dot_three_mve_s8(const tn_dot_mve *dot, const int8_t *weights, int32_t *sums);
+/* Writes sums [row][vector] up to dot->end, of two rows at a time, and two vectors, or one. weights: the first row,
+ * less dot->rewind. */
 void tn_dot_two_mve_s8(const tn_dot_mve *dot, const int8_t *weights, int32_t *sums);
 void tn_dot_one_mve_s8(const tn_dot_mve *dot, const int8_t *weights, int32_t *sums);
+
+/* Not for callers. Some channels, two or more, of groups of three pixels. */
+typedef struct {
+  tn_dot_mve dot;
+  const int8_t *weights; /* less dot.rewind */
+  int32_t *sums;
+  uint32_t odd; /* channels: the last one is computed with its predecessor, once more */
+  uint32_t groups;
+  uint32_t step; /* bytes from one group's windows to the next one's */
+  const int32_t *bias, *multipliers;
+  const int8_t *shifts;
+  int8_t *output; /* moves on */
+  int32_t zero_point;
+  uint32_t pitch; /* bytes of an output pixel */
+  uint32_t channels;
+  int32_t minimum[4], maximum[4];
+  uint32_t lanes[4]; /* addresses of the first pixel's sums of four channels, less 48 */
+} tn_conv_mve_job;
+
+void tn_conv_three_mve_s8(tn_conv_mve_job *job);
+void tn_conv_three_away_mve_s8(tn_conv_mve_job *job);
 
 typedef struct {
   tn_shape input, output;
@@ -73,28 +94,32 @@ typedef struct {
   const int32_t *blocks;
 } tn_depthwise_mve_layer;
 
-/* One output for each channel. scratch: 4 * (kernel_rows + taps) bytes, and aligned to 16 bytes: the taps' rows with
- * their padding if flat; else one vector of the channels' bytes, and for fewer than 16 channels one for each tap. */
+/* One output for each channel. scratch: 4 bytes for each kernel row, and twice for each tap, rounded up to four taps;
+ * then the padded rows of a window if flat; else one vector of the channels' bytes, and if they are fewer than 16, 16
+ * bytes for that and for each tap. */
 void tn_depthwise_mve_s8(const tn_depthwise_mve_layer *layer, const int8_t *input, int8_t *output, int8_t *scratch,
                          uint32_t first, uint32_t rows);
 
-/* Not for callers: what a run of blocks is computed from. */
+/* Not for callers: neighbouring pixels, block by block. */
 typedef struct {
   int8_t minimum[16], maximum[16];
   int32_t zero_point;
-  int32_t next_block; /* bytes from the end of a block to the next block */
-  const int32_t *block;
+  const int32_t *blocks;
+  int32_t next_block; /* bytes from the end of a block to the next one */
   int8_t *output;
-  uint32_t count;      /* of blocks */
-  uint32_t pairs, odd; /* taps */
-  uint32_t offset;     /* where in the taps' vectors the run starts */
+  uint32_t count;  /* of blocks, less the last one if that starts elsewhere */
+  int32_t tail;    /* bytes from where the other blocks end to where the last one starts; 0: it is like the others */
+  uint32_t pixels; /* never 0 */
+  const int8_t **taps;
+  const int32_t *steps; /* from each tap to that of the next pixel */
+  uint32_t taps_count;
 } tn_depthwise_run;
 
-/* With nine taps, or any number; "away": halves of negative values are rounded away from zero. */
-void tn_depthwise_nine_mve_s8(const tn_depthwise_run *run, const int8_t *const *taps);
-void tn_depthwise_nine_away_mve_s8(const tn_depthwise_run *run, const int8_t *const *taps);
-void tn_depthwise_taps_mve_s8(const tn_depthwise_run *run, const int8_t *const *taps);
-void tn_depthwise_taps_away_mve_s8(const tn_depthwise_run *run, const int8_t *const *taps);
+/* With nine taps, or any number; "away": halves of negative values are rounded away from zero. Moves the taps along. */
+void tn_depthwise_nine_mve_s8(const tn_depthwise_run *run);
+void tn_depthwise_nine_away_mve_s8(const tn_depthwise_run *run);
+void tn_depthwise_taps_mve_s8(const tn_depthwise_run *run);
+void tn_depthwise_taps_away_mve_s8(const tn_depthwise_run *run);
 
 typedef struct {
   uint16_t batches, inputs, outputs; /* two outputs at least */
