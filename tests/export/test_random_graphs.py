@@ -149,7 +149,9 @@ def _head(draw: st.DrawFn, builder: GraphBuilder, value: int) -> int:
         value = builder.reshape(value, (1, int(np.prod(builder.shape(value)))))
     for _ in range(draw(st.integers(0, 2))):
         value = builder.fully_connected(value, draw(st.integers(1, 20)), draw(_activations))
-    return builder.softmax(value, draw(st.sampled_from([1.0, 0.5, 2.0]))) if draw(st.booleans()) else value
+    if builder.shape(value)[-1] >= 512 or draw(st.booleans()):  # LiteRT aborts when exponentials add up to 512
+        return value
+    return builder.softmax(value, draw(st.sampled_from([1.0, 0.5, 2.0])))
 
 
 @pytest.fixture(scope="module")
