@@ -7,17 +7,20 @@ kernel that takes four columns of weights at a time.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-import numpy.typing as npt
 
 from export import numerics
 from export.generic_kernels import folded_weights, geometry
 from export.graph import Graph, Operator
 from export.kernel import Fields, Kernel
 from export.numerics import INT8_MAX, INT8_MIN, quantization_of
-from export.single_rounding import Int64Array, SingleRounding, single_rounding
+from export.single_rounding import Int64Array, single_roundings
 
 _CHANNEL_WORDS = 5
+_UNITS = (256, 1)
+"""What weights may be multiplied by, the one to prefer first; 1 serves scales below 2^-11."""
 _GATHERED_BYTES = 160
 """About what the 3×3 kernel's scratch takes: as many channels are gathered at a time as fit, four at most."""
 _ACCUMULATOR_LIMIT = 1 << 23
@@ -69,28 +72,51 @@ def _scratch_3x3(graph: Graph, operator: Operator) -> int:
     return _gather_channels(graph, operator) * 3 * _row_bytes(graph, operator) + 4
 
 
-def _rounding_3x3(graph: Graph, operator: Operator) -> SingleRounding | None:
+@dataclass(frozen=True, slots=True, eq=False)
+class ScaledRounding:
+    """By channel, how sums become outputs: what weights are multiplied by, and the rounding that goes with it."""
+
+    units: Int64Array
+    offsets: Int64Array
+    multipliers: Int64Array
+
+
+def rounding_3x3(requantization: numerics.Requantization, least: Int64Array, most: Int64Array) -> ScaledRounding | None:
+    """The rounding for sums in [least, most]; None if some channel has none."""
+    units = np.full(len(least), -1, np.int64)
+    offsets, multipliers = np.zeros_like(units), np.zeros_like(units)
+    for unit in _UNITS:
+        rounding, found = single_roundings(requantization, least, most, unit=unit)
+        new = found & (units < 0)
+        units[new] = np.where(rounding.constant, 0, unit)[new]
+        offsets[new], multipliers[new] = rounding.offsets[new], rounding.multipliers[new]
+    return ScaledRounding(units, offsets, multipliers) if np.all(units >= 0) else None
+
+
+def _rounding(graph: Graph, operator: Operator) -> ScaledRounding | None:
     weights, bias = folded_weights(graph, operator)
-    return single_rounding(numerics.conv_requantization(graph, operator), *_accumulator_range(weights, bias))
+    return rounding_3x3(numerics.conv_requantization(graph, operator), *_accumulator_range(weights, bias))
 
 
-def pack_3x3(weights: numerics.Int8Array, bias: numerics.Int32Array, rounding: SingleRounding) -> npt.NDArray[np.int32]:
+def pack_3x3(weights: numerics.Int8Array, bias: numerics.Int32Array, rounding: ScaledRounding) -> numerics.Int32Array:
     """Pack each channel into five words: three of weights, then the bias and the multiplier of its rounding.
 
-    The weights' bytes are, from the lowest, (01 00 11 10) (21 02 20 12) (0 0 0 22), where digits are row and column.
+    The weights' bytes are, from the lowest, (01 00 11 10) (21 02 20 12) (0 0 0 22), where digits are row and column. A
+    multiplier whose highest bit is set is for weights as they are, others for weights times 256.
     """
-    taps = np.where(rounding.constant[:, None], 0, weights).astype(np.int8).view(np.uint8).reshape(-1, 3, 3)
+    taps = np.where(rounding.units[:, None], weights, 0).astype(np.int8).view(np.uint8).reshape(-1, 3, 3)
     packed = np.zeros((len(taps), 12), np.uint8)
     packed[:, [0, 1, 2, 3, 4, 5, 6, 7, 11]] = taps[:, [0, 0, 1, 1, 2, 0, 2, 1, 2], [1, 0, 1, 0, 1, 2, 0, 2, 2]]
     words = np.ascontiguousarray(packed).view("<i4").reshape(-1, 3).astype(np.int64)
-    offset_bias = np.where(rounding.constant, 0, 256 * bias.astype(np.int64)) + rounding.offsets
-    channels = np.column_stack([words, offset_bias, rounding.multipliers])
+    sums = rounding.units * bias.astype(np.int64) + rounding.offsets
+    unscaled = (rounding.units == 1).astype(np.int64) << 31
+    channels = np.column_stack([words, sums, rounding.multipliers | unscaled])
     return (channels & 0xFFFFFFFF).astype(np.uint32).view(np.int32).ravel()
 
 
 def _fields_3x3(graph: Graph, operator: Operator) -> Fields:
     weights, bias = folded_weights(graph, operator)
-    rounding = _rounding_3x3(graph, operator)
+    rounding = _rounding(graph, operator)
     assert rounding is not None
     requantization = numerics.conv_requantization(graph, operator)
     return {
@@ -104,7 +130,7 @@ def _fields_3x3(graph: Graph, operator: Operator) -> Fields:
 
 
 def _accepts_3x3(graph: Graph, operator: Operator) -> bool:
-    return _rounding_3x3(graph, operator) is not None
+    return _rounding(graph, operator) is not None
 
 
 def _arrays_3x3(graph: Graph, operator: Operator) -> tuple[int, ...]:

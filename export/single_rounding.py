@@ -2,7 +2,7 @@
 
 A layer's output is a staircase of its accumulator: value k begins at some integer t(k). So any
 
-    ((256 × acc + offset) × multiplier) >> (32 + SHIFT)
+    ((unit × acc + offset) × multiplier) >> (32 + SHIFT)
 
 that has its steps at the same integers, for every accumulator that the layer's weights and any int8 inputs can give, is
 LiteRT's output, bit for bit. On Armv7E-M that is SMMUL and SSAT, with the offset in the bias. Such a pair (offset,
@@ -20,9 +20,7 @@ import numpy.typing as npt
 from export.numerics import Requantization
 
 SHIFT = 10
-"""What is shifted out after the high word of the product; the same for all layers, since it is part of instructions.
-
-It serves multipliers below 2^-3, with at least 18 significant bits down to 2^-16."""
+"""What is shifted out after the high word of the product; the same for all layers, since it is part of instructions."""
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -34,7 +32,7 @@ _FAR = np.int64(1 << 60)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SingleRounding:
-    """One pair per output channel: out = ((256 × acc + offset) × multiplier) >> (32 + SHIFT), saturated to int8."""
+    """One pair per output channel: out = ((unit × acc + offset) × multiplier) >> (32 + shift), saturated to int8."""
 
     offsets: Int64Array
     multipliers: Int64Array
@@ -51,19 +49,14 @@ def two_roundings(
     return ((high + half - ((high < 0) & (exponents > 0))) >> exponents) + zero_point
 
 
-def single_rounding(requantization: Requantization, least: Int64Array, most: Int64Array) -> SingleRounding | None:
-    """The pairs for accumulators in [least, most], by channel; None if some channel has none.
-
-    Outputs beyond the clamps of ``requantization`` come out as some value beyond the same clamp, or at it.
-    """
-    rounding, found = single_roundings(requantization, least, most)
-    return rounding if np.all(found) else None
-
-
 def single_roundings(
-    requantization: Requantization, least: Int64Array, most: Int64Array, shift: int = SHIFT
+    requantization: Requantization, least: Int64Array, most: Int64Array, shift: int = SHIFT, unit: int = 256
 ) -> tuple[SingleRounding, npt.NDArray[np.bool_]]:
-    """The same for every channel by itself: the pairs, and which of them have been found."""
+    """Find the pairs for accumulators in [least, most], by channel, and tell which have been found.
+
+    Outputs beyond the clamps of ``requantization`` come out as some value beyond the same clamp, or at it. A scale has
+    to be below 2^(shift + 5) / unit. Small scales ask for a small unit, for the offset to fit into 32 bits.
+    """
     multipliers = requantization.multipliers.astype(np.int64)
     exponents = -requantization.shifts.astype(np.int64)
     enlarging = exponents < 0
@@ -82,29 +75,32 @@ def single_roundings(
         middle = (low + high) >> 1
         reached = output(middle) >= values
         low, high = np.where(reached | (high - low <= 1), low, middle), np.where(reached, middle, high)
-    offsets, found = _search(multipliers, exponents, values, high, least, most, shift)
+    first = np.asarray(np.rint(multipliers * np.exp2(shift + 1.0 - exponents) / unit), np.int64)
+    offsets, found = _search(first, values, high, least, most, shift, unit)
     constant = ends[:, 0] == ends[:, 1]
     offsets = np.where(constant, ends[:, 0] << 12, offsets)
     found = np.where(constant, 1 << (32 + shift - 12), found)
-    span = np.where(constant, 0, 256)
-    fits = (span * least + offsets >= -(1 << 31)) & (span * most + offsets < 1 << 31)
-    return SingleRounding(offsets, found, constant), (found > 0) & fits & ~enlarging
+    return SingleRounding(offsets, found, constant), (found > 0) & ~enlarging
 
 
 def _search(
-    multipliers: Int64Array,
-    exponents: Int64Array,
+    first: Int64Array,
     values: Int64Array,
     steps: Int64Array,
     least: Int64Array,
     most: Int64Array,
     shift: int,
+    unit: int,
 ) -> tuple[Int64Array, Int64Array]:
-    """Find (offset, multiplier) by channel; multiplier 0 where there is none. ``steps`` are the values' first sums."""
-    first = np.asarray(np.rint(multipliers * np.exp2(shift - 7.0 - exponents)), np.int64)
+    """Find (offset, multiplier) by channel; multiplier 0 where there is none.
+
+    ``first`` are the multipliers to begin with, ``steps`` each value's first accumulator.
+    """
     # An accumulator that must reach a value, and one that must not; where the range holds none, nothing is asked.
-    reaching, short = np.maximum(steps, least[:, None]), np.minimum(steps - 1, most[:, None])
+    reaching, short = unit * np.maximum(steps, least[:, None]), unit * np.minimum(steps - 1, most[:, None])
     must_reach, must_not = steps <= most[:, None], steps > least[:, None]
+    # What is multiplied has 32 bits.
+    smallest, largest = -(1 << 31) - unit * least, (1 << 31) - 1 - unit * most
     offsets, found = np.zeros_like(first), np.zeros_like(first)
     for distance in _TRIES:
         open_ = np.flatnonzero(found == 0)
@@ -114,9 +110,9 @@ def _search(
         if not len(open_):
             continue
         bounds = -((-values << (32 + shift)) // trial[:, None])
-        lower = np.where(must_reach[open_], bounds - 256 * reaching[open_], -_FAR).max(axis=1, initial=-_FAR)
-        upper = np.where(must_not[open_], bounds - 1 - 256 * short[open_], _FAR).min(axis=1, initial=_FAR)
+        lower = np.where(must_reach[open_], bounds - reaching[open_], -_FAR).max(axis=1, initial=-_FAR)
+        upper = np.where(must_not[open_], bounds - 1 - short[open_], _FAR).min(axis=1, initial=_FAR)
+        lower, upper = np.maximum(lower, smallest[open_]), np.minimum(upper, largest[open_])
         good = lower <= upper
-        middle = np.where(lower == -_FAR, upper, np.where(upper == _FAR, lower, (lower + upper) >> 1))
-        offsets[open_[good]], found[open_[good]] = middle[good], trial[good]
+        offsets[open_[good]], found[open_[good]] = (lower + upper)[good] >> 1, trial[good]
     return offsets, found

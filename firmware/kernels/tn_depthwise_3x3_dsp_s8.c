@@ -83,7 +83,8 @@ void tn_depthwise_3x3_dsp_s8(const tn_depthwise_3x3_dsp_layer *layer, const int8
     };
     if (!layer->input_planes) direct = 0;
     row.border = &border;
-    row.special = special + (outside != 0);
+    row.special = special | (outside ? TN_DEPTHWISE_BORDER : 0);
+    if (row.special) row.special |= TN_DEPTHWISE_SPECIAL_ROW;
     row.channel = layer->channels;
     row.before = to - channels;
     row.plane = sources[0];

@@ -116,17 +116,16 @@ __attribute__((naked)) void tn_depthwise_3x3_stride1_dsp_s8(__attribute__((unuse
       "  strb r8, [r0, r6]\n"
       "  b 9b\n"
       TN_DEPTHWISE_SPECIAL
-      "  mov lr, r6\n"
       TN_DEPTHWISE_PLANE
-      "  cmp lr, #1\n"
+      "  cmp lr, #2\n"
       TN_DEPTHWISE_BYTES
-      "  bne 22f\n"
+      "  bne 23f\n"
       /* The first column of output 0 is one of the input. */
       "  smlad r8, r8, r1, r7\n"
       "  smlabt r8, r12, r4, r8\n"
       "  b 3b\n"
       /* After one of padding and one of the input: output 0 lacks one column, output 1 two. */
-      "22:\n"
+      "23:\n"
       TN_DEPTHWISE_OUTPUTS
       TN_DEPTHWISE_BLOCKS_END
       "  vmov s1, r6\n"

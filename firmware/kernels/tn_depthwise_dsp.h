@@ -32,8 +32,8 @@ typedef struct {
   int16_t input_zero_point;
   uint8_t input_planes;
   uint16_t input_ring, output_ring;
-  const int8_t *weights;            /* channel, kernel column, kernel row; zeros fill the last word unless one byte is left */
-  const int32_t *bias;              /* folded */
+  const int8_t *weights; /* channel, kernel column, kernel row; zeros fill the last word unless one byte is left */
+  const int32_t *bias;   /* folded */
   tn_requantization requantization; /* no left shifts */
 } tn_depthwise_dsp_layer;
 

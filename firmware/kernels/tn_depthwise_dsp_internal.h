@@ -13,8 +13,12 @@ typedef struct {
 } tn_depthwise_border;
 
 /* Where the columns before the blocks come from: none but one of padding (stride 1) or none at all (stride 2); one,
- * read byte by byte; one of padding, and then one read byte by byte. Even, so that bit 0 can mark a border. */
+ * read byte by byte; one of padding, and then one read byte by byte. */
 enum { TN_DEPTHWISE_NO_BYTES = 0, TN_DEPTHWISE_ONE_BYTE = 2, TN_DEPTHWISE_PADDED_BYTE = 4 };
+
+/* Added to these: the border counts. And to whatever is not 0. */
+#define TN_DEPTHWISE_BORDER 1u
+#define TN_DEPTHWISE_SPECIAL_ROW 0x80000000u
 
 /* What a core computes: one output row of some channels. The assembly loads the fields into s0 ... s16. */
 typedef struct {
@@ -31,7 +35,7 @@ typedef struct {
   uint32_t block_bytes; /* columns that are computed in blocks of four */
   int32_t tail;         /* columns after the blocks, INT32_MIN for none */
   uint32_t right;       /* 1: a column of padding follows */
-  uint32_t special;     /* where columns come from, + 1 if border counts */
+  uint32_t special;     /* see above */
 } tn_depthwise_3x3_row;
 
 void tn_depthwise_3x3_stride1_dsp_s8(const tn_depthwise_3x3_row *row);
@@ -91,17 +95,28 @@ void tn_depthwise_clamp_dsp_s8(int8_t *at, uint32_t bytes, int8_t minimum, int8_
   "  and r3, r3, lr\n" \
   "  pkhbt r5, r4, r5\n" \
   "  vmov r6, s16\n" \
-  "  cmp r6, #0\n" \
-  "  bne 20f\n" \
+  "  orrs r6, r6, r9\n" \
+  "  bmi 20f\n" \
   "2:\n"
 
-/* Rows outside of the input weigh nothing, and their share, which is the same for all columns, goes to the bias. */
+/* A negative multiplier, less its sign, is for weights as they are, not times 256. Rows outside of the input weigh
+ * nothing, and their share, which is the same for all columns, goes to the bias. */
 #define TN_DEPTHWISE_SPECIAL \
   "20:\n" \
-  "  lsrs r6, r6, #1\n" \
-  "  bcc 21f\n" \
-  "  vmov r6, s7\n" \
-  "  ldm r6, {r8, r10, r11, r12}\n" \
+  "  cmp r9, #0\n" \
+  "  bpl 21f\n" \
+  "  bic r9, r9, #0x80000000\n" \
+  "  sxtb16 r1, r1, ror #8\n" \
+  "  sxtb16 r2, r2, ror #8\n" \
+  "  sxtb16 r3, r3, ror #8\n" \
+  "  sxtb16 r4, r4, ror #8\n" \
+  "  sxtb16 r5, r5, ror #8\n" \
+  "21:\n" \
+  "  vmov r6, s16\n" \
+  "  lsrs r8, r6, #1\n" \
+  "  bcc 22f\n" \
+  "  vmov r8, s7\n" \
+  "  ldm r8, {r8, r10, r11, r12}\n" \
   "  smlad r7, r8, r1, r7\n" \
   "  smlad r7, r8, r2, r7\n" \
   "  smlad r7, r8, r3, r7\n" \
@@ -112,9 +127,8 @@ void tn_depthwise_clamp_dsp_s8(int8_t *at, uint32_t bytes, int8_t minimum, int8_
   "  and r3, r3, r10\n" \
   "  and r4, r4, r12\n" \
   "  and r5, r5, r12\n" \
-  "  vmov r6, s16\n" \
-  "  lsrs r6, r6, #1\n" \
-  "21:\n" \
+  "22:\n" \
+  "  ands lr, r6, #6\n" \
   "  beq 2b\n"
 
 /* The channel's column 0 into r6; the next channel's is noted. */
