@@ -13,6 +13,7 @@ from export.kernels import kernels_of
 from export.layers import order_entry_bytes
 from export.planner import Plan
 from export.schedule import align
+from export.streams import INPUT_ROW
 
 _POINTER_BYTES = 4
 _MEASURED_CORES: dict[InstructionSet, str] = {"generic": "cortex-m4", "dsp": "cortex-m4", "helium": "cortex-m55"}
@@ -35,6 +36,8 @@ class _CodeSizes:
 
     stream: int
     """What the first streamed layer adds to tn_model_invoke."""
+    stream_input: int
+    """What a streamed input adds to that."""
     symbols: dict[str, int]
     kernels: dict[str, _KernelSizes]
 
@@ -58,7 +61,8 @@ def code_bytes(planned: Plan) -> int:
         (layer.streamed_call if index in streamed else layer.call) + _POINTER_BYTES
         for index, layer in enumerate(layers)
     )
-    return sum(sizes.symbols[symbol] for symbol in used) + calls + (sizes.stream if streamed else 0)
+    walk = (sizes.stream if streamed else 0) + (sizes.stream_input if INPUT_ROW in planned.order else 0)
+    return sum(sizes.symbols[symbol] for symbol in used) + calls + walk
 
 
 def constant_bytes(planned: Plan) -> int:
@@ -81,4 +85,4 @@ def _code_sizes(core: str) -> _CodeSizes:
         name: _KernelSizes(tuple(kernel["symbols"]), kernel["call"], kernel["streamed_call"], kernel["struct"])
         for name, kernel in entry["kernels"].items()
     }
-    return _CodeSizes(entry["stream_bytes"], entry["symbols"], kernels)
+    return _CodeSizes(entry["stream_bytes"], entry["stream_input_bytes"], entry["symbols"], kernels)

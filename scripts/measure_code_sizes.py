@@ -25,6 +25,7 @@ from export.kernel import Kernel
 from export.kernels import VIEW, all_kernels, candidate_kernels
 from export.planner import Buffer, Plan, Segment, plan
 from export.schedule import align, is_streamable, units
+from export.streams import INPUT_ROW
 from export.synthetic import with_random_weights
 from scripts.single_layers import chain_of_relus, single_layer_graphs
 
@@ -92,15 +93,18 @@ def whole(graph: Graph, instruction_set: InstructionSet) -> Plan:
     )
 
 
-def streamed(planned: Plan) -> Plan:
+def streamed(planned: Plan, *, stream_input: bool = False) -> Plan:
     """The same with every layer streamed through rings, as far as the generator can tell; it computes nothing."""
     graph = planned.graph
-    counters = Buffer("row counters", None, 2 * len(graph.operators), -1, 0, planned.arena_bytes)
+    counters = Buffer("row counters", None, 2 * len(graph.operators) + 4, -1, 0, planned.arena_bytes)
     rings = dict.fromkeys(graph.inputs, INPUT_RING) | dict.fromkeys(graph.outputs, OUTPUT_RING)
     return dataclasses.replace(
         planned,
         segments=(Segment(tuple(range(len(graph.operators))), streamed=True),),
-        order=tuple(i for i, operator in enumerate(graph.operators) for _ in range(units(graph, operator))),
+        order=(
+            *((INPUT_ROW,) if stream_input else ()),
+            *(i for i, operator in enumerate(graph.operators) for _ in range(units(graph, operator))),
+        ),
         buffers=(
             *(
                 buffer if buffer.tensor is None else dataclasses.replace(buffer, ring_rows=rings.get(buffer.tensor))
@@ -151,13 +155,17 @@ def measure(builder: Builder, instruction_set: InstructionSet) -> dict[str, obje
             }
     check_complete(kernels, all_kernels(instruction_set))
     chain = whole(with_random_weights(chain_of_relus(LONG_CHAIN)), instruction_set)
-    streamed_rest, whole_rest = (
+    whole_rest, streamed_rest, input_rest = (
         sum(size for key, size in found.items() if not is_layer(key) and not key.endswith("tn_model_order"))
-        for found in (builder.build(streamed(chain), REQUANTIZE), builder.build(chain, REQUANTIZE))
+        for found in (
+            builder.build(planned, REQUANTIZE)
+            for planned in (chain, streamed(chain), streamed(chain, stream_input=True))
+        )
     )
     return {
         "empty_model_bytes": sum(empty.values()) - layer_call(empty) - pointers,
         "stream_bytes": streamed_rest - whole_rest,
+        "stream_input_bytes": input_rest - streamed_rest,
         "kernels": dict(sorted(kernels.items())),
         "symbols": dict(sorted(symbols.items())),
     }

@@ -6,7 +6,7 @@
 #include "platform.h"
 #include "protocol.h"
 
-static uint8_t free_memory[FREE_BYTES + 1];
+static uint8_t free_memory[FREE_BYTES + 1] __attribute__((aligned(8)));
 static uint64_t ticks;
 
 void platform_start(void) {}

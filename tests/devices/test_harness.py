@@ -6,6 +6,7 @@ import re
 import subprocess
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from devices.firmware import SOURCE_DIR
-from tests.devices.toy_models import INPUT_BYTES, OUTPUT_BYTES, expected_output, need, write_model
+from tests.devices.toy_models import INPUT_BYTES, OUTPUT_BYTES, expected_output, need, write_model, write_streamed_model
 
 DATA = bytes(range(100, 100 + INPUT_BYTES))
 LOAD = f"db load {INPUT_BYTES}%".encode() + b"".join(
@@ -25,9 +26,9 @@ BANNER = ["m-timestamp-mode-performance", "m-lap-us-1500", "m-init-done", "m-rea
 Harness = Callable[[bytes], list[str]]
 
 
-def build(folder: Path, free_bytes: int) -> Harness:
+def build(folder: Path, free_bytes: int, write: Callable[[Path], Path] = write_model) -> Harness:
     need("cc")
-    model = write_model(folder / "model")
+    model = write(folder / "model")
     program = folder / "harness"
     sources = [SOURCE_DIR / "harness" / name for name in ("protocol.c", "model_info.c")]
     sources += [model / "model.c", Path(__file__).with_name("host_platform.c")]
@@ -63,6 +64,13 @@ def tight_harness(tmp_path_factory: pytest.TempPathFactory) -> Harness:
 def full_harness(tmp_path_factory: pytest.TempPathFactory) -> Harness:
     """A board with room for nothing."""
     return build(tmp_path_factory.mktemp("full"), OUTPUT_BYTES - 1)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["input", "rows"])
+def streamed_harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    """A model of which a layer runs row by row, perhaps on rows that arrive one by one; room for all that is kept."""
+    write = partial(write_streamed_model, stream_input=request.param)
+    return build(tmp_path_factory.mktemp("streamed"), INPUT_BYTES + 2 * 8, write)
 
 
 def results_line(data: bytes) -> str:
@@ -101,6 +109,26 @@ def test_our_own_commands(harness: Harness) -> None:
     assert "m-ticks-[2,3000]" in lines
     assert "m-layers-[1500,1500]" in lines
     assert "m-info-[id=0123456789abcdef,name=toy,arena=64,input=64,output=4,layers=2,ticks-per-second=1000000]" in lines
+
+
+def test_ticks_of_a_streamed_layer_are_those_of_its_rows(streamed_harness: Harness) -> None:
+    lines = streamed_harness(RAW_LOAD + b"layers%output%infer 2 1%layers%output%")
+    output = expected_output(DATA)
+    assert [line for line in lines if line.startswith("m-layers")] == ["m-layers-[6000,1500]"] * 2
+    assert lines.count(f"m-output-[{output.hex()}]-{zlib.crc32(output):08x}") == 2
+    assert results_line(DATA) in lines
+
+
+def test_ticks_need_room_where_layers_are_streamed(tmp_path: Path) -> None:
+    lines = build(tmp_path, INPUT_BYTES + 2 * 8 - 1, write_streamed_model)(RAW_LOAD + b"layers%infer 1 0%")
+    assert lines[2:4] == ["m-ready", "e-[No memory to add up the layers' ticks]"]
+    assert results_line(DATA) in lines
+
+
+def test_a_streamed_input_needs_room_in_the_harness(tmp_path: Path) -> None:
+    harness = build(tmp_path, INPUT_BYTES - 1, partial(write_streamed_model, stream_input=True))
+    refused = "e-[No memory for a whole input, which this model takes row by row]"
+    assert harness(b"db load 64%infer 1 0%") == [refused, "m-ready", "e-[No input: load one first]", "m-ready"]
 
 
 @pytest.mark.parametrize(

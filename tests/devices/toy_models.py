@@ -18,6 +18,46 @@ HALF_AND_SUM = (
     "  for (int o = 0; o < 4; ++o) tn_arena[o] = (int8_t)(sums[o] / 16);",
 )
 
+PLAIN_HEADER = """void *tn_model_input(void);
+void tn_model_invoke(void);
+"""
+PLAIN_INVOKE = """void *tn_model_input(void) { return tn_arena; }
+void tn_model_invoke(void) {
+  for (int i = 0; i < TN_MODEL_LAYERS; ++i) tn_model_layers[i]();
+}
+"""
+STREAMED_HEADER = f"""{PLAIN_HEADER}void tn_model_prepare(void);
+"""
+STREAMED_INVOKE = """void *tn_model_input(void) { return tn_arena; }
+void tn_model_prepare(void) { row = 0; }
+void tn_model_invoke(void) {
+  row = 0;
+  for (int i = 0; i < TN_MODEL_STEPS; ++i) tn_model_layers[tn_model_order[i]]();
+}
+"""
+STREAMED_INPUT_HEADER = """#define TN_MODEL_INPUT_ROWS 4
+#define TN_MODEL_INPUT_ROW_BYTES 16
+#define TN_MODEL_INPUT_ROW 255
+void tn_model_prepare(void);
+void tn_model_take_row(const void *row, unsigned index);
+void tn_model_invoke(const void *input);
+"""
+STREAMED_INPUT_INVOKE = """void tn_model_prepare(void) { row = 0; }
+void tn_model_take_row(const void *taken, unsigned index) {
+  for (int i = 0; i < 16; ++i) tn_arena[16 * index + i] = ((const int8_t *)taken)[i];
+}
+void tn_model_invoke(const void *input) {
+  row = 0;
+  for (int i = 0; i < TN_MODEL_STEPS; ++i) {
+    if (tn_model_order[i] == 255) {
+      tn_model_take_row((const int8_t *)input + 16 * row, (unsigned)row);
+    } else {
+      tn_model_layers[tn_model_order[i]]();
+    }
+  }
+}
+"""
+
 
 def expected_output(data: bytes) -> bytes:
     """What HALF_AND_SUM computes, in Python."""
@@ -34,6 +74,8 @@ def write_model(
     input_bytes: int = INPUT_BYTES,
     attributes: str = "noinline",
     before: str = "",
+    declared: str = PLAIN_HEADER,
+    invoked: str = PLAIN_INVOKE,
 ) -> Path:
     """Write model.c and model.h with one function body per layer."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,10 +92,9 @@ def write_model(
 #define TN_MODEL_OUTPUT_SCALE 0.00390625f
 #define TN_MODEL_OUTPUT_ZERO_POINT (-128)
 #define TN_MODEL_LAYERS {len(layers)}
-void *tn_model_input(void);
 const void *tn_model_output(void);
-void tn_model_invoke(void);
 extern void (*const tn_model_layers[TN_MODEL_LAYERS])(void);
+{declared}
 #endif
 """
     )
@@ -71,14 +112,25 @@ static int8_t tn_arena[TN_MODEL_ARENA_BYTES] __attribute__((section(".bss.tn_are
 {before}
 {functions}
 void (*const tn_model_layers[TN_MODEL_LAYERS])(void) = {{{names}}};
-void *tn_model_input(void) {{ return tn_arena; }}
 const void *tn_model_output(void) {{ return tn_arena; }}
-void tn_model_invoke(void) {{
-  for (int i = 0; i < TN_MODEL_LAYERS; ++i) tn_model_layers[i]();
-}}
+{invoked}
 """
     )
     return folder
+
+
+def write_streamed_model(folder: Path, *, stream_input: bool = False) -> Path:
+    """The same function, whose first layer changes a row of sixteen bytes each time; perhaps with a streamed input."""
+    layers = (
+        "for (int i = 0; i < 16; ++i) tn_arena[16 * row + i] = (int8_t)(tn_arena[16 * row + i] ^ 0x5A);\n  row++;",
+        HALF_AND_SUM[1],
+    )
+    order = (255, 0, 255, 0, 255, 0, 255, 0, 1) if stream_input else (0, 0, 0, 0, 1)
+    declared = f"#define TN_MODEL_STEPS {len(order)}\nextern const uint8_t tn_model_order[TN_MODEL_STEPS];\n"
+    declared += STREAMED_INPUT_HEADER if stream_input else STREAMED_HEADER
+    invoked = f"const uint8_t tn_model_order[TN_MODEL_STEPS] = {{{', '.join(map(str, order))}}};\n"
+    invoked += STREAMED_INPUT_INVOKE if stream_input else STREAMED_INVOKE
+    return write_model(folder, layers, before="static int row;", declared=declared, invoked=invoked)
 
 
 def need(*tools: str) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from devices.firmware import FirmwareImage, build_firmware
 from devices.profile import load_profile
+from export.atomic import write_bytes
+from export.codegen import GeneratedModel, generate
 from export.flash import code_bytes, constant_bytes, flash_bytes
-from export.graph import Graph
+from export.graph import Activation, Graph
 from export.planner import plan
 from export.reader import read_tflite
 from export.synthetic import with_random_weights
@@ -20,6 +26,7 @@ from tinynas.lower import lower
 from tinynas.measuring import build_image
 from tinynas.space import load_space
 
+ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 0.01
 
 
@@ -70,6 +77,46 @@ def test_reference_models(reference_model: Path, tmp_path: Path, compiler: None)
 def test_every_kernel(tmp_path: Path, compiler: None) -> None:
     graph = every_kernel()
     check(graph, graph, "stm32f405", tmp_path)
+
+
+def streamed_model() -> GeneratedModel:
+    """A bottleneck and a mean for Armv7E-M, whose input arrives row by row."""
+    builder = GraphBuilder((1, 20, 16, 3))
+    value = builder.conv(builder.input, 8, (3, 3), (2, 2), activation=Activation.RELU6)
+    value = builder.conv(value, 16, activation=Activation.RELU6)
+    value = builder.conv(builder.depthwise(value, activation=Activation.RELU6), 8)
+    return generate(builder.finish(builder.mean(value)), "dsp", stream_input=True)
+
+
+def test_streamed_input(tmp_path: Path, compiler: None) -> None:
+    model, profile = streamed_model(), load_profile("stm32f405")
+    image = built(model, tmp_path)
+    assert len(model.plan.streamed_layers) == len(model.plan.graph.operators)
+    assert model.plan.arena_bytes == image.arena_bytes
+    assert flash_bytes(model.plan, profile) == pytest.approx(image.flash_bytes, rel=TOLERANCE)
+
+
+def test_two_runs_give_the_same_files_and_image(tmp_path: Path, compiler: None) -> None:
+    """Runs of Python that order their sets in different ways, and builds in different folders."""
+    script = "import hashlib; from tests.export.test_flash import streamed_model as m\n"
+    script += "print(hashlib.sha256(repr(sorted(m().files.items())).encode()).hexdigest())"
+    command = [sys.executable, "-c", script]
+    hashes = {
+        subprocess.run(
+            command, env={**os.environ, "PYTHONHASHSEED": seed}, cwd=ROOT, check=True, capture_output=True
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(hashes) == 1
+    model = streamed_model()
+    first, second = built(model, tmp_path / "first"), built(model, tmp_path / "second")
+    assert first.elf.read_bytes() == second.elf.read_bytes()
+
+
+def built(model: GeneratedModel, folder: Path) -> FirmwareImage:
+    for name, text in model.files.items():
+        write_bytes(folder / "model" / name, text.encode())
+    return build_firmware(folder / "model", load_profile("stm32f405"), folder)
 
 
 def test_large_candidate(tmp_path: Path, compiler: None) -> None:
