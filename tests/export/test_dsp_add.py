@@ -31,7 +31,7 @@ def kernel_outputs(fields: Any, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     factor_a, factor_b = fields["factors"]
     sums = (a.astype(np.int64) * factor_a >> 8) + (b.astype(np.int64) * factor_b >> 8) + fields["offset"]
     assert np.all(np.abs(sums) < 2**31)
-    return np.clip(sums >> 20, fields["minimum"], fields["maximum"])
+    return np.asarray(np.clip(sums >> 20, fields["minimum"], fields["maximum"]))
 
 
 def assert_exact(graph: Graph) -> None:
@@ -49,9 +49,9 @@ def test_every_pair_of_inputs_gives_what_litert_gives(seed: int) -> None:
     rng = np.random.default_rng(seed)
     output = np.exp(rng.uniform(-5, -1))
     first, second = output * np.exp(rng.uniform(-1.5, 1, 2))
-    zero_points = rng.choice([-128, 127, 0, int(rng.integers(-128, 128))], 3)
+    a, b, c = (int(value) for value in rng.choice([-128, 127, 0, int(rng.integers(-128, 128))], 3))
     activation = list(Activation)[seed % len(Activation)]
-    assert_exact(add_graph((first, second, output), tuple(map(int, zero_points)), activation))
+    assert_exact(add_graph((first, second, output), (a, b, c), activation))
 
 
 @pytest.mark.parametrize("zero_points", [(0, 0, 0), (5, -7, 3), (-128, -128, -128), (127, 127, 127)])
