@@ -13,21 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from export import numerics
+from export.dsp_rounding import Int64Array, Rounding, rounding_of
 from export.generic_kernels import folded_weights, geometry
-from export.graph import Graph, Operator
+from export.graph import Activation, Graph, Operator
 from export.kernel import Fields, Kernel
-from export.numerics import INT8_MAX, INT8_MIN, Requantization, is_pointwise, quantization_of
+from export.numerics import INT8_MAX, INT8_MIN, is_pointwise, quantization_of
 
-Int64Array = npt.NDArray[np.int64]
 UInt32Array = npt.NDArray[np.uint32]
 
-_PAIR_PARAMETERS = 7
-"""Words per pair of channels beside its weights: 2 biases, 2 multipliers, 2 rounding terms, and the shifts."""
-_ACCUMULATOR_LIMIT = 1 << 23
-"""Accumulators below it fit into 32 bits when multiplied by 256."""
-_HALF = 1 << 6
-"""One half, in what the core's multiplication leaves: 7 bits of fraction."""
-_SCALED_BITS = 7
+_ONE_ROUNDING_WORDS, _TWO_ROUNDINGS_WORDS = 4, 7
+"""Words per pair of channels beside its weights: 2 biases and 2 multipliers; and 2 rounding terms, and the shifts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +43,6 @@ class Runs:
         whole = self.bytes // 4 * 4
         rest = self.count * whole + run * (self.bytes - whole) + byte - whole
         return np.where(byte < whole, run * whole + byte, rest)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scaling:
-    """What the core's requantization is given, by channel: (256 × acc × multiplier >> 32) + rounding >> shift."""
-
-    multipliers: Int64Array
-    rounding: Int64Array
-    shifts: Int64Array
-    negatives_may_vary: bool
-    """Halves below zero need not round away from zero, because the clamp hides what differs."""
 
 
 def runs_of(graph: Graph, operator: Operator) -> Runs:
@@ -94,56 +78,26 @@ def accumulator_range(
     return least, most
 
 
-def scaling_of(requantization: Requantization, least: Int64Array, most: Int64Array) -> Scaling | None:
-    """The core's requantization for accumulators in [least, most], or None if it cannot round as LiteRT does.
-
-    LiteRT rounds twice: to acc × multiplier / 2^31, and then to that / 2^e, halves away from zero. The first rounding
-    adds one half, 64 in the core's units; the second adds 2^(e - 1), which is 2^(e + 6) in them. For a negative
-    accumulator and e > 0 the core subtracts one, 128, before the second rounding, unless negatives may vary.
-    """
-    zero_point = requantization.output_zero_point
-    multipliers = requantization.multipliers.astype(np.int64)
-    exponents = -requantization.shifts.astype(np.int64)
-    may_vary = requantization.minimum >= zero_point
-    # A channel that never leaves the zero point, such as one without weights, may have any scale.
-    largest = np.maximum(np.abs(least), np.abs(most))
-    below_half = np.left_shift(np.left_shift(1, np.clip(exponents, 0, 31)) - 1, 30)
-    silent = (multipliers == 0) | (largest * multipliers < below_half)
-    multipliers, exponents = np.where(silent, 0, multipliers), np.where(silent, 1, exponents)
-    smallest_exponent = 0 if may_vary else 1
-    if np.any(exponents < smallest_exponent) or np.any(~silent & (largest >= _ACCUMULATOR_LIMIT)):
-        return None
-    half = np.where(exponents > 0, np.left_shift(1, exponents + _SCALED_BITS - 1), 0)
-    rounding = _HALF + half + zero_point * np.left_shift(1, exponents + _SCALED_BITS)
-    scaled = (largest * multipliers >> (31 - _SCALED_BITS)) + 1
-    if np.any(scaled + np.abs(rounding) + 128 >= 1 << 31):
-        return None
-    return Scaling(multipliers, rounding, exponents + _SCALED_BITS, may_vary)
-
-
 def pack_stream(
-    weights: npt.NDArray[np.int8], folded_bias: npt.NDArray[np.int32], runs: Runs, scaling: Scaling
-) -> UInt32Array:
-    """What the core reads, pair of channels by pair, as ``tn_conv_dsp.h`` describes it."""
-    channels = len(weights)
-    flipped = 128 * _in_words(weights, runs)[..., ::2].sum(axis=(1, 2))
-    words = pack_weights(weights, runs)
-    first = np.arange(0, channels - 1, 2)
-    if channels % 2:
-        first = np.append(first, channels - 2)
-    pairs = np.stack([first, first + 1], axis=1)
-    # An odd channel's pair is run by a call of its own, so that the last even one ends the main run.
-    more = np.arange(1, len(first) + 1) < channels // 2
-    shifts = scaling.shifts[pairs]
-    columns = [
-        256 * (folded_bias.astype(np.int64) - flipped)[pairs],
-        words[pairs].transpose(0, 2, 1).reshape(len(first), -1),
-        scaling.multipliers[pairs],
-        scaling.rounding[pairs],
-        (shifts[:, :1] | shifts[:, 1:] << 8 | more[:, None].astype(np.int64) << 31),
-    ]
-    stream = np.concatenate([column.astype(np.int64) for column in columns], axis=1)
-    return np.asarray(stream & 0xFFFFFFFF, np.uint32).ravel()
+    weights: npt.NDArray[np.int8], folded_bias: npt.NDArray[np.int32], runs: Runs, rounding: Rounding
+) -> list[UInt32Array]:
+    """What the core reads for each pair of channels, as ``tn_conv_dsp.h`` describes it."""
+    one, two = rounding.one, rounding.two
+    stream = []
+    for pair, once in zip(rounding.pairs, rounding.once, strict=True):
+        rows, bias = weights[pair], 256 * folded_bias[pair].astype(np.int64)
+        if once:
+            rows = np.where(one.constant[pair, None], np.int8(0), rows)
+            bias = np.where(one.constant[pair], 0, bias) + one.offsets[pair]
+            parameters = one.multipliers[pair]
+        else:
+            first, second = two.multipliers[pair]
+            shifts = two.shifts[pair] << [0, 8]
+            parameters = np.array([first | 1 << 31, second, *two.rounding[pair], shifts.sum()])
+        flipped = 256 * 128 * _in_words(rows, runs)[..., ::2].sum(axis=(1, 2))
+        words = np.concatenate([bias - flipped, pack_weights(rows, runs).T.ravel().astype(np.int64), parameters])
+        stream.append(np.asarray(words & 0xFFFFFFFF, np.uint32))
+    return stream
 
 
 def inner_columns(graph: Graph, operator: Operator) -> tuple[int, int]:
@@ -162,9 +116,9 @@ def inner_columns(graph: Graph, operator: Operator) -> tuple[int, int]:
     return first, max(first, last)
 
 
-def _layer_scaling(graph: Graph, operator: Operator) -> Scaling | None:
+def _layer_rounding(graph: Graph, operator: Operator) -> Rounding | None:
     weights, bias = folded_weights(graph, operator)
-    return scaling_of(numerics.conv_requantization(graph, operator), *accumulator_range(weights, bias))
+    return rounding_of(numerics.conv_requantization(graph, operator), *accumulator_range(weights, bias))
 
 
 def _fits(graph: Graph, operator: Operator) -> bool:
@@ -180,7 +134,7 @@ def _fits(graph: Graph, operator: Operator) -> bool:
 
 def _accepts(graph: Graph, operator: Operator) -> bool:
     weights, _ = folded_weights(graph, operator)
-    return bool(weights.min(initial=0) > INT8_MIN) and _layer_scaling(graph, operator) is not None
+    return bool(weights.min(initial=0) > INT8_MIN) and _layer_rounding(graph, operator) is not None
 
 
 def _scratch(graph: Graph, operator: Operator) -> int:
@@ -192,9 +146,10 @@ def _scratch(graph: Graph, operator: Operator) -> int:
 
 def _fields(graph: Graph, operator: Operator) -> Fields:
     weights, bias = folded_weights(graph, operator)
-    scaling = _layer_scaling(graph, operator)
-    assert scaling is not None
+    rounding = _layer_rounding(graph, operator)
+    assert rounding is not None
     runs = runs_of(graph, operator)
+    stream = pack_stream(weights, bias, runs, rounding)
     requantization = numerics.conv_requantization(graph, operator)
     inner_first, inner_last = inner_columns(graph, operator)
     return {
@@ -208,8 +163,9 @@ def _fields(graph: Graph, operator: Operator) -> Fields:
         "minimum": requantization.minimum,
         "maximum": requantization.maximum,
         "pointwise": int(is_pointwise(graph, operator)),
-        "negatives_may_vary": int(scaling.negatives_may_vary),
-        "stream": pack_stream(weights, bias, runs, scaling),
+        "stream": np.concatenate(stream),
+        "pairs_words": sum(map(len, stream[: len(weights) // 2])),
+        "stream_words": sum(map(len, stream)),
     }
 
 
@@ -219,8 +175,16 @@ def _runs_per_row(operator: Operator, runs: Runs) -> int:
 
 
 def _array_bytes(graph: Graph, operator: Operator) -> tuple[int, ...]:
+    """Of a layer without data, as if an activation that hides what is negative left it to one rounding everywhere."""
     channels = graph.output_tensor(operator).shape[-1]
-    return (-(-channels // 2) * 4 * (_PAIR_PARAMETERS + 2 * runs_of(graph, operator).steps),)
+    pairs = -(-channels // 2)
+    if any(graph.tensors[index].data is None for index in operator.inputs[1:]):
+        once = pairs if operator.activation in (Activation.RELU, Activation.RELU6) else 0
+    else:
+        rounding = _layer_rounding(graph, operator)
+        once = 0 if rounding is None else int(np.count_nonzero(rounding.once))
+    words = pairs * (_TWO_ROUNDINGS_WORDS + 2 * runs_of(graph, operator).steps)
+    return (4 * (words - once * (_TWO_ROUNDINGS_WORDS - _ONE_ROUNDING_WORDS)),)
 
 
 CONV_DSP = Kernel(

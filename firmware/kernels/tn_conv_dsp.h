@@ -26,13 +26,16 @@ typedef struct {
   uint16_t steps;        /* words of one window */
   int8_t input_zero_point;
   int8_t minimum, maximum;
-  uint8_t pointwise;          /* the window of a pixel is the pixel at the same place of the input */
-  uint8_t output_planes;      /* an output row is stored channel by channel */
-  uint8_t negatives_may_vary; /* halves below zero may round to either side, because the clamp hides them */
-  /* For each pair of channels: two biases, weights of (first, second) channel for each step, two multipliers, two
-   * rounding terms, and the shifts in the lowest bytes of a last word, which is negative if another pair follows. An
-   * odd channel at the end is paired with the one before, which is thus computed twice. */
+  uint8_t pointwise;     /* the window of a pixel is the pixel at the same place of the input */
+  uint8_t output_planes; /* an output row is stored channel by channel */
+  /* For each pair of channels: two biases; weights of (first, second) channel for each step; and two multipliers. If
+   * the first multiplier's bit 31 is set, these are for two roundings, and two rounding terms and the shifts, in the
+   * lowest bytes of a last word, follow. An odd channel at the end is paired with the one before, which is thus
+   * computed twice. Outputs are (sum * multiplier) >> 44, where sums are 256 times what they would be elsewhere, plus
+   * an offset; or
+   * ((sum * multiplier >> 32) + term - (sum < 0 ? 128 : 0)) >> shift; and saturated to int8. */
   const uint32_t *stream;
+  uint32_t pairs_words, stream_words; /* without, and with the pair of an odd channel */
 } tn_conv_dsp_layer;
 
 /* Rows [first, first + rows) of the output; row r of a buffer lies in slot r % ring. scratch: 3 * 4 * steps bytes (2
@@ -42,13 +45,14 @@ void tn_conv_dsp_s8(const tn_conv_dsp_layer *layer, const int8_t *input, int8_t 
 
 /* Not for callers: what the matrix multiplications need to know. */
 typedef struct {
-  /* s0-s8 */
+  /* s0-s9 */
   const int8_t *windows; /* scratch */
-  const int8_t *end;     /* of the windows; one less if halves below zero are to round away from zero */
+  const int8_t *end;     /* of the windows */
   uint32_t entry;        /* bytes from where the unrolled loop is entered to its end, less 1 (Thumb) */
   int8_t *output;        /* of the first pixel */
   uint32_t pixel_step, channel_step;
-  const uint32_t *stream, *stream_end;
+  const uint32_t *stream, *pairs_end; /* without the pair of an odd channel */
+  const uint32_t *stream_end;
   uint32_t copy_entry; /* as entry, of the loop that gathers */
   /* For three pixels at a time only. */
   const int8_t *from;      /* the first pixel's first run */

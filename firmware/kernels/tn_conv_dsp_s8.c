@@ -207,12 +207,13 @@ static inline void set_block(tn_conv_dsp_block *block, const conv_call *c, uint3
   const tn_conv_dsp_layer *layer = c->layer;
   uint32_t channels = layer->output.channels, steps = layer->steps;
   block->windows = c->scratch;
-  block->end = c->scratch + 4 * pixels * steps - !layer->negatives_may_vary;
+  block->end = c->scratch + 4 * pixels * steps;
   block->entry = entry;
   block->pixel_step = layer->output_planes ? 1 : channels;
   block->channel_step = layer->output_planes ? layer->output.columns : 1;
   block->stream = layer->stream;
-  block->stream_end = layer->stream + (channels + 1) / 2 * (2 * steps + 7);
+  block->pairs_end = layer->stream + layer->pairs_words;
+  block->stream_end = layer->stream + layer->stream_words;
 }
 
 /* Three inner pixels, blocks times. */

@@ -2,8 +2,18 @@
 
 #if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP)
 
+#include <stddef.h>
+
 /* Three pixels by two channels. r0 windows, r1 stream, r2-r4 sums of the first channel, r5-r7 of the second, r8-r10
- * inputs, r11-r12 weights; s0-s5 the block, s2 then the address at which the unrolled loop is entered. */
+ * inputs, r11-r12 weights. s0-s9 hold the block's first ten words, but s2 and s9 the addresses at which the unrolled
+ * loops are entered, and s3 where the next outputs go; s10 points to the block. */
+
+typedef char block_is_as_the_code_below_reads_it[offsetof(tn_conv_dsp_block, output) == 12 &&
+                                                         offsetof(tn_conv_dsp_block, from) == 40 &&
+                                                         offsetof(tn_conv_dsp_block, tail) == 72 &&
+                                                         offsetof(tn_conv_dsp_block, blocks) == 80
+                                                     ? 1
+                                                     : -1];
 
 #define LOADS           \
   "ldr r11, [r1], #4\n" \
@@ -37,13 +47,6 @@
   "smlsdx r5, r12, r8, r5\n"                                        \
   "smlsdx r6, r12, r9, r6\n"                                        \
   "smlsdx r7, r12, r10, r7\n"
-
-#define PARAMETERS      \
-  "ldr r8, [r1], #4\n"  \
-  "ldr r9, [r1], #4\n"  \
-  "ldr r10, [r1], #4\n" \
-  "ldr r11, [r1], #4\n" \
-  "ldr r12, [r1], #4\n"
 
 #define FLIP_BYTES      \
   "eor r4, r4, #0x80\n" \
@@ -92,26 +95,26 @@ __attribute__((naked)) void tn_matmul_three_dsp_s8(tn_conv_dsp_block *block __at
   __asm volatile(
       ".syntax unified\n"
       "push {r4-r11, lr}\n"
-      "vldmia r0, {s0-s8}\n"
-      "vmov s9, r0\n"
+      "vldmia r0, {s0-s9}\n"
+      "vmov s10, r0\n"
       "adr.w r2, 2f\n"
       "vmov r3, s2\n"
       "subs r2, r2, r3\n"
       "vmov s2, r2\n"
       "adr.w r2, 12f\n"
-      "vmov r3, s8\n"
+      "vmov r3, s9\n"
       "subs r2, r2, r3\n"
-      "vmov s8, r2\n"
+      "vmov s9, r2\n"
       /* A block's windows: three runs (r0-r2) for each row (r10), words to r3 and what is left to r11. */
-      "10: vmov lr, s9\n"
-      "add r12, lr, #36\n"
+      "10: vmov lr, s10\n"
+      "add r12, lr, #40\n"
       "ldmia r12, {r0, r1, r3, r7-r11}\n"
       "add r4, r1, r1, lsl #1\n"
       "add r4, r4, r0\n"
-      "str r4, [lr, #36]\n"
+      "str r4, [lr, #40]\n"
       "add r2, r0, r1, lsl #1\n"
       "add r1, r1, r0\n"
-      "vmov r12, s8\n"
+      "vmov r12, s9\n"
       "cmp r10, #0\n"
       "ble 19f\n"
       "11: mov lr, r7\n"
@@ -140,7 +143,7 @@ __attribute__((naked)) void tn_matmul_three_dsp_s8(tn_conv_dsp_block *block __at
       "bhs 18f\n"
       "16: subs r10, r10, #1\n"
       "bne 11b\n"
-      "vmov lr, s9\n"
+      "vmov lr, s10\n"
       "17: ldr r4, [lr, #12]\n"
       "vmov s3, r4\n"
       "vmov r5, s4\n"
@@ -163,46 +166,44 @@ __attribute__((naked)) void tn_matmul_three_dsp_s8(tn_conv_dsp_block *block __at
       "2: vmov lr, s1\n"
       "cmp r0, lr\n"
       "blo 1b\n"
-      PARAMETERS "bhi 4f\n"
-      "smmla r2, r2, r8, r10\n"
-      "smmla r3, r3, r8, r10\n"
-      "smmla r4, r4, r8, r10\n"
-      "smmla r5, r5, r9, r11\n"
-      "smmla r6, r6, r9, r11\n"
-      "smmla r7, r7, r9, r11\n"
+      "ldr r8, [r1], #4\n"
+      "ldr r9, [r1], #4\n"
+      "cmp r8, #0\n"
+      "blt 4f\n"
+      "smmul r2, r2, r8\n"
+      "smmul r3, r3, r8\n"
+      "smmul r4, r4, r8\n"
+      "smmul r5, r5, r9\n"
+      "smmul r6, r6, r9\n"
+      "smmul r7, r7, r9\n"
+      "ssat r2, #8, r2, asr #12\n"
+      "ssat r3, #8, r3, asr #12\n"
+      "ssat r4, #8, r4, asr #12\n"
+      "ssat r5, #8, r5, asr #12\n"
+      "ssat r6, #8, r6, asr #12\n"
+      "ssat r7, #8, r7, asr #12\n"
       "3: vmov lr, s3\n"
       "vmov r0, s4\n"
       "vmov r8, s5\n"
-      "asr r2, r2, r12\n"
-      "asr r3, r3, r12\n"
-      "asr r4, r4, r12\n"
-      "asrs r12, r12, #8\n"
-      "asr r5, r5, r12\n"
-      "asr r6, r6, r12\n"
-      "asr r7, r7, r12\n"
-      "ssat r2, #8, r2\n"
-      "ssat r3, #8, r3\n"
-      "ssat r4, #8, r4\n"
+      "vmov r9, s7\n"
       "strb r2, [lr]\n"
       "strb r3, [lr, r0]\n"
       "strb r4, [lr, r0, lsl #1]\n"
       "add lr, lr, r8\n"
-      "ssat r5, #8, r5\n"
-      "ssat r6, #8, r6\n"
-      "ssat r7, #8, r7\n"
       "strb r5, [lr]\n"
       "strb r6, [lr, r0]\n"
       "strb r7, [lr, r0, lsl #1]\n"
       "add lr, lr, r8\n"
       "vmov s3, lr\n"
-      "bmi 0b\n"
-      "vmov r0, s7\n"
+      "cmp r1, r9\n"
+      "blo 0b\n"
+      "vmov r0, s8\n"
       "cmp r1, r0\n"
       "bne 5f\n"
-      "vmov lr, s9\n"
-      "ldr r0, [lr, #76]\n"
+      "vmov lr, s10\n"
+      "ldr r0, [lr, #80]\n"
       "subs r0, r0, #1\n"
-      "str r0, [lr, #76]\n"
+      "str r0, [lr, #80]\n"
       "bne 10b\n"
       "pop {r4-r11, pc}\n"
       /* An odd channel, after the one that it is paired with. */
@@ -210,8 +211,8 @@ __attribute__((naked)) void tn_matmul_three_dsp_s8(tn_conv_dsp_block *block __at
       "vmov s3, lr\n"
       "b 0b\n"
       /* A run's last bytes. */
-      "14: vmov lr, s9\n"
-      "ldr r4, [lr, #68]\n"
+      "14: vmov lr, s10\n"
+      "ldr r4, [lr, #72]\n"
       "20: ldrb r5, [r0], #1\n"
       "ldrb r6, [r1], #1\n"
       "ldrb r12, [r2], #1\n"
@@ -228,24 +229,29 @@ __attribute__((naked)) void tn_matmul_three_dsp_s8(tn_conv_dsp_block *block __at
       "addeq r11, r11, #8\n"
       "subs r4, r4, #1\n"
       "bne 20b\n"
-      "vmov r12, s8\n"
+      "vmov r12, s9\n"
       "b 15b\n"
       /* Three rows of 9 bytes; or nothing. */
       "19: beq 17b\n"
-      "ldr r10, [lr, #72]\n"
+      "ldr r10, [lr, #76]\n"
       COLOR_ROW("48", "52", "56", FLIP_BYTES) NEXT_COLOR_ROW
       COLOR_ROW("25", "29", "33", "") NEXT_COLOR_ROW
       COLOR_ROW("2", "6", "10", FLIP_BYTES)
       "b 17b\n"
       /* The next row lies at the ring's start. */
-      "18: vmov lr, s9\n"
-      "ldr r4, [lr, #72]\n"
+      "18: vmov lr, s10\n"
+      "ldr r4, [lr, #76]\n"
       "sub r0, r0, r4\n"
       "sub r1, r1, r4\n"
       "sub r2, r2, r4\n"
       "b 16b\n"
-      /* With 128, one half of the multiplication's unit, less for negative sums. */
-      "4: asr r0, r2, #31\n"
+      /* Two roundings. The first one adds one half; before the second one, 1, which is 128 in the multiplication's
+       * unit, is taken from negative sums. */
+      "4: ldr r10, [r1], #4\n"
+      "ldr r11, [r1], #4\n"
+      "ldr r12, [r1], #4\n"
+      "bic r8, r8, #0x80000000\n"
+      "asr r0, r2, #31\n"
       "asr lr, r3, #31\n"
       "add r0, r10, r0, lsl #7\n"
       "add lr, r10, lr, lsl #7\n"
@@ -263,6 +269,19 @@ __attribute__((naked)) void tn_matmul_three_dsp_s8(tn_conv_dsp_block *block __at
       "add lr, r11, lr, lsl #7\n"
       "smmla r6, r6, r9, r0\n"
       "smmla r7, r7, r9, lr\n"
+      "asr r2, r2, r12\n"
+      "asr r3, r3, r12\n"
+      "asr r4, r4, r12\n"
+      "lsr r12, r12, #8\n"
+      "asr r5, r5, r12\n"
+      "asr r6, r6, r12\n"
+      "asr r7, r7, r12\n"
+      "ssat r2, #8, r2\n"
+      "ssat r3, #8, r3\n"
+      "ssat r4, #8, r4\n"
+      "ssat r5, #8, r5\n"
+      "ssat r6, #8, r6\n"
+      "ssat r7, #8, r7\n"
       "b 3b\n");
 }
 

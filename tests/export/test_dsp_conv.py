@@ -18,8 +18,8 @@ from export.dsp_conv import (
     pack_stream,
     pack_weights,
     runs_of,
-    scaling_of,
 )
+from export.dsp_rounding import SHIFT, Rounding, one_rounding, rounding_of, two_roundings_of
 from export.generic_kernels import folded_weights
 from export.graph import Activation, Graph, Operator, Quantization
 from export.numerics import Requantization
@@ -84,61 +84,75 @@ def _litert(accumulators: np.ndarray, multiplier: int, exponent: int, r: Requant
     return np.asarray(np.clip(value + r.output_zero_point, r.minimum, r.maximum))
 
 
-def _core(accumulators: np.ndarray, multiplier: int, rounding: int, shift: int, correct: bool) -> np.ndarray:
-    """SMMLA, ASR and SSAT, all in 32 bits."""
-    scaled = accumulators * 256
-    assert np.all(np.abs(scaled) < 1 << 31)
-    addend = rounding - (128 * (accumulators < 0) if correct else 0)
-    total = (scaled * multiplier >> 32) + addend
+def _core(accumulators: np.ndarray, rounding: Rounding, once: bool) -> np.ndarray:
+    """What the core does with the sums of channel 0, in 32 bits: SMMUL and SSAT, or SMMLA, ASR and SSAT."""
+    if once:
+        assert not rounding.one.constant[0]
+        sums = accumulators * 256 + rounding.one.offsets[0]
+        assert np.all((sums >= -(1 << 31)) & (sums < 1 << 31))
+        assert 0 < rounding.one.multipliers[0] < 1 << 31
+        return np.asarray(np.clip((sums * rounding.one.multipliers[0] >> 32) >> SHIFT, -128, 127))
+    sums = accumulators * 256
+    assert np.all(np.abs(sums) < 1 << 31)
+    total = (sums * rounding.two.multipliers[0] >> 32) + rounding.two.rounding[0] - 128 * (accumulators < 0)
     assert np.all(np.abs(total) < 1 << 31)
-    return np.asarray(np.clip(total >> shift, -128, 127))
+    return np.asarray(np.clip(total >> rounding.two.shifts[0], -128, 127))
 
 
 def _requantization(multiplier: int, exponent: int, zero_point: int, minimum: int) -> Requantization:
-    return Requantization(np.array([multiplier], np.int32), np.array([-exponent], np.int8), zero_point, minimum, 127)
+    multipliers, shifts = np.full(2, multiplier, np.int32), np.full(2, -exponent, np.int8)
+    return Requantization(multipliers, shifts, zero_point, minimum, 127)
+
+
+def _some_accumulators(limit: int, multiplier: int, exponent: int, rng: np.random.Generator) -> np.ndarray:
+    """All small ones, random ones, and those next to every change of the output."""
+    edges = ((np.arange(-140, 140) * 2 + 1) << (30 + exponent)) // multiplier
+    near = (edges[:, None] + np.arange(-3, 4)).ravel()
+    some = np.concatenate([np.arange(-4096, 4096), rng.integers(-limit, limit + 1, 20000), near, [-limit, limit]])
+    return np.asarray(some[np.abs(some) <= limit])
 
 
 @pytest.mark.parametrize("exponent", range(25))
 @pytest.mark.parametrize(("zero_point", "minimum"), [(-128, -128), (-128, -100), (0, -128), (17, 17), (127, -128)])
 def test_requantization_rounds_like_litert(exponent: int, zero_point: int, minimum: int) -> None:
     rng = np.random.default_rng(exponent)
-    limit = (1 << 23) - 1
-    accepted = 0
-    for multiplier in (1 << 30, (1 << 30) + 1, (1 << 31) - 1, 0x55555555, *rng.integers(1 << 30, 1 << 31, 4)):
-        r = _requantization(int(multiplier), exponent, zero_point, minimum)
-        scaling = scaling_of(r, np.array([-limit]), np.array([limit]))
-        if scaling is None:
-            continue
-        accepted += 1
-        # All small ones, random ones, and those next to every change of the output.
-        levels = np.arange(-140, 140) * 2 + 1
-        edges = (levels << (30 + exponent)) // int(multiplier)
-        near = (edges[:, None] + np.arange(-3, 4)).ravel()
-        some = np.concatenate([np.arange(-4096, 4096), rng.integers(-limit, limit + 1, 20000), near])
-        accumulators = some[np.abs(some) <= limit]
-        got = _core(
-            accumulators,
-            int(scaling.multipliers[0]),
-            int(scaling.rounding[0]),
-            int(scaling.shifts[0]),
-            not scaling.negatives_may_vary,
-        )
-        expected = _litert(accumulators, int(multiplier), exponent, r)
-        assert np.array_equal(np.clip(got, r.minimum, r.maximum), expected)
-    # The exponents that trained layers have are all taken; 0 needs a clamp that hides negative halves.
-    if exponent <= 15:
-        assert accepted == (8 if exponent > 0 or minimum >= zero_point else 0)
+    tried, once, twice = 0, 0, 0
+    for limit in (1 << 22, 1 << 17):
+        for multiplier in (1 << 30, (1 << 30) + 1, (1 << 31) - 1, 0x55555555, *rng.integers(1 << 30, 1 << 31, 4)):
+            r = _requantization(int(multiplier), exponent, zero_point, minimum)
+            range_ = np.full(2, -limit), np.full(2, limit)
+            rounding = Rounding(one_rounding(r, *range_), two_roundings_of(r, *range_))
+            accumulators = _some_accumulators(limit, int(multiplier), exponent, rng)
+            expected = _litert(accumulators, int(multiplier), exponent, r)
+            tried += 1
+            if rounding.two.works[0]:
+                twice += 1
+                assert np.array_equal(np.clip(_core(accumulators, rounding, False), minimum, 127), expected)
+            if rounding.one.works[0] and not rounding.one.constant[0]:
+                once += 1
+                assert np.array_equal(np.clip(_core(accumulators, rounding, True), minimum, 127), expected)
+    # Two roundings take all exponents that trained layers have; one needs a clamp that hides what is negative.
+    if 1 <= exponent <= 15:
+        assert twice == tried
+    if 5 <= exponent <= 8 and minimum >= zero_point:
+        assert once == tried
+    if minimum < zero_point or exponent < 4:
+        assert once == 0
 
 
 def test_a_channel_that_never_leaves_the_zero_point_may_have_any_scale() -> None:
     r = _requantization((1 << 31) - 1, 31, -3, -128)
-    least, most = np.array([-(1 << 25)]), np.array([1 << 24])
-    scaling = scaling_of(r, least, most)
-    assert scaling is not None
-    assert scaling.multipliers[0] == 0
-    rounding, shift = int(scaling.rounding[0]), int(scaling.shifts[0])
+    least, most = np.full(2, -(1 << 25)), np.full(2, 1 << 24)
+    two = two_roundings_of(r, least, most)
+    assert two.works.all()
+    assert not two.multipliers.any()
+    rounding, shift = int(two.rounding[0]), int(two.shifts[0])
     assert rounding >> shift == (rounding - 128) >> shift == -3
-    assert scaling_of(_requantization((1 << 31) - 1, 8, -3, -128), least, most) is None
+    one = one_rounding(r, least, most)
+    assert one.works.all()
+    assert one.constant.all()
+    assert int(one.offsets[0] * one.multipliers[0]) >> (32 + SHIFT) == -3
+    assert rounding_of(_requantization((1 << 31) - 1, 8, -3, -128), least, most) is None
 
 
 def _layer(channels: int, **options: Any) -> tuple[Graph, Operator]:
@@ -149,24 +163,41 @@ def _layer(channels: int, **options: Any) -> tuple[Graph, Operator]:
 
 @pytest.mark.parametrize("channels", [2, 3, 4, 9])
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 2)])
-def test_the_stream_holds_all_channels_in_pairs(channels: int, dilation: tuple[int, int]) -> None:
+@pytest.mark.parametrize("zero_point", [-128, 5])
+def test_the_stream_holds_all_channels_in_pairs(channels: int, dilation: tuple[int, int], zero_point: int) -> None:
     graph, operator = _layer(channels, kernel=(3, 3), dilation=dilation)
+    scale = graph.output_tensor(operator).quantization.scale  # type: ignore[union-attr]
+    graph = _with(graph, operator.outputs[0], quantization=Quantization((scale,), (zero_point,)))
     weights, bias = folded_weights(graph, operator)
     runs = runs_of(graph, operator)
-    scaling = scaling_of(numerics.conv_requantization(graph, operator), *accumulator_range(weights, bias))
-    assert scaling is not None
-    pairs = pack_stream(weights, bias, runs, scaling).reshape(-1, 7 + 2 * runs.steps)
-    assert (pairs.nbytes,) == CONV_DSP.array_bytes(graph, operator)
-    seen = []
-    for pair, first in zip(pairs, [*range(0, channels - 1, 2), *([channels - 2] if channels % 2 else [])], strict=True):
+    rounding = rounding_of(numerics.conv_requantization(graph, operator), *accumulator_range(weights, bias))
+    assert rounding is not None
+    stream = pack_stream(weights, bias, runs, rounding)
+    fields = CONV_DSP.fields(graph, operator)
+    assert (4 * sum(map(len, stream)),) == CONV_DSP.array_bytes(graph, operator)
+    assert fields["stream_words"] == sum(map(len, stream))
+    assert fields["pairs_words"] == sum(map(len, stream[: channels // 2]))
+    firsts = [*range(0, channels - 1, 2), *([channels - 2] if channels % 2 else [])]
+    for words, first in zip(stream, firsts, strict=True):
         both = [first, first + 1]
-        assert np.array_equal(pair[2:-5].reshape(-1, 2).T, pack_weights(weights[both], runs))
-        assert np.array_equal(pair[-5:-3], scaling.multipliers[both])
-        assert np.array_equal(pair[-3:-1].astype(np.int32), scaling.rounding[both])
-        assert [pair[-1] & 0xFF, pair[-1] >> 8 & 0xFF] == list(scaling.shifts[both])
-        seen.append(int(pair[-1] >> 31))
-    # The last even channel ends the main run, and an odd one's pair is a run of its own.
-    assert seen == [1] * (channels // 2 - 1) + [0] * (1 + channels % 2)
+        assert np.array_equal(words[2 : 2 + 2 * runs.steps].reshape(-1, 2).T, pack_weights(weights[both], runs))
+        parameters = words[2 + 2 * runs.steps :].astype(np.int64)
+        if zero_point == -128:
+            assert np.array_equal(parameters, rounding.one.multipliers[both])
+        else:
+            assert parameters[0] >> 31 == 1
+            assert np.array_equal(parameters[:2] & 0x7FFFFFFF, rounding.two.multipliers[both])
+            assert np.array_equal(parameters[2:4].astype(np.int32), rounding.two.rounding[both])
+            assert [parameters[4] & 0xFF, parameters[4] >> 8] == list(rounding.two.shifts[both])
+
+
+def test_a_candidate_is_taken_to_be_rounded_once_after_a_relu() -> None:
+    sizes = {}
+    for activation in (Activation.NONE, Activation.RELU):
+        graph, operator = _layer(4, activation=activation)
+        candidate = _with(_with(graph, operator.inputs[1], data=None), operator.inputs[2], data=None)
+        (sizes[activation],) = CONV_DSP.array_bytes(candidate, operator)
+    assert sizes[Activation.NONE] - sizes[Activation.RELU] == 2 * 3 * 4
 
 
 def test_accumulator_range_is_reached() -> None:
@@ -202,7 +233,10 @@ def test_values_that_the_kernel_leaves_to_others() -> None:
     smallest = data.copy()
     smallest.flat[0] = -128
     assert not CONV_DSP.accepts(_with(graph, weights, data=smallest), operator)
-    assert not CONV_DSP.accepts(_with(graph, bias, data=np.full(4, 1 << 23, np.int32)), operator)
+    wide = Quantization((graph.tensors[operator.outputs[0]].quantization.scale * 1e3,), (0,))  # type: ignore[union-attr]
+    large = _with(graph, operator.outputs[0], quantization=wide)
+    assert CONV_DSP.accepts(large, operator)
+    assert not CONV_DSP.accepts(_with(large, bias, data=np.full(4, 1 << 23, np.int32)), operator)
     enlarging = Quantization((graph.tensors[operator.outputs[0]].quantization.scale / 1e5,), (0,))  # type: ignore[union-attr]
     assert not CONV_DSP.accepts(_with(graph, operator.outputs[0], quantization=enlarging), operator)
 
