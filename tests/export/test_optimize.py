@@ -340,6 +340,9 @@ def test_means_write_the_shape_that_is_wanted(keep: bool) -> None:
     value = builder.mean(builder.conv(builder.input, 4), keep=keep)
     value = builder.softmax(builder.reshape(value, (1, 4) if keep else (1, 1, 1, 4)))
     assert kinds(assert_same(*finished(builder, value))) == [OpKind.CONV_2D, OpKind.MEAN, OpKind.SOFTMAX]
+    builder = GraphBuilder((1, 4, 3, 2), 16)
+    value = builder.reshape(builder.mean(builder.conv(builder.input, 4), keep=keep), (1, 2, 2))
+    assert kinds(assert_same(*finished(builder, value))) == [OpKind.CONV_2D, OpKind.MEAN, OpKind.RESHAPE]
 
 
 def test_convolutions_change_kind() -> None:
@@ -576,7 +579,8 @@ def _step(draw: st.DrawFn, builder: GraphBuilder, value: int) -> int:
             return builder.depthwise(value, kernel, stride, same=same, multiplier=multiplier, activation=activation)
         case "groups":
             groups = draw(st.sampled_from([n for n in range(1, depth + 1) if depth % n == 0]))
-            return builder.conv(value, 2 * groups, kernel, stride, same=same, groups=groups, activation=activation)
+            out = groups * draw(st.integers(1, 2))
+            return builder.conv(value, out, kernel, stride, same=same, groups=groups, activation=activation)
         case "pad":
             amounts = st.sampled_from([(0, 0), (0, 1), (1, 1), (2, 1)])
             height = draw(amounts) if rows > 1 else (0, 0)
