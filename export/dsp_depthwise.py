@@ -48,13 +48,49 @@ def _accumulator_range(weights: numerics.Int8Array, bias: numerics.Int32Array) -
 # --- 3 × 3 ------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """How the columns that 3×3 windows read are computed: some first ones by themselves, blocks of four, the rest."""
+
+    start: int
+    """0: a column of padding with a stride of 1, nothing with a stride of 2; 1: a column; 2: padding and a column."""
+    blocks: int
+    tail: int
+    right: int
+    """Columns of padding at the end."""
+
+    @property
+    def read(self) -> int:
+        """Columns from the row's first one that are read, since words are."""
+        return min(self.start, 1) + 4 * (self.blocks + (self.tail > 0))
+
+
+def columns_3x3(graph: Graph, operator: Operator) -> Columns:
+    """The columns of a layer that ``_fits_3x3``."""
+    assert operator.window is not None
+    size, outputs = graph.input_tensors(operator)[0].shape[2], graph.output_tensor(operator).shape[2]
+    stride, left = operator.window.stride[1], operator.window.padding[1]
+    needed = (outputs - 1) * stride + 3 - left
+    right = max(needed - size, 0)
+    columns = needed - right
+    # With a stride of 1, after padding and a column, blocks may be all that is left.
+    padded = stride == 2 or (columns % 4 == 1 and columns > 1)
+    start = (2 if padded else 0) if left else stride % 2
+    blocks, tail = divmod(columns - min(start, 1), 4)
+    return Columns(start, blocks, tail, right)
+
+
 def _fits_3x3(graph: Graph, operator: Operator) -> bool:
     window = operator.window
     assert window is not None
-    columns, outputs = graph.input_tensors(operator)[0].shape[2], graph.output_tensor(operator).shape[2]
-    stride, left = window.stride[1], window.padding[1]
-    right = (outputs - 1) * stride + 3 - left - columns
-    return _is_plain(graph, operator) and window.kernel == (3, 3) and stride in (1, 2) and left in (0, 1) and right <= 1
+    if not _is_plain(graph, operator) or window.kernel != (3, 3) or window.stride[1] not in (1, 2):
+        return False
+    sizes, outputs = graph.input_tensors(operator)[0].shape[1:3], graph.output_tensor(operator).shape[1:3]
+    after = [
+        (count - 1) * stride + 3 - before - size
+        for size, count, stride, before in zip(sizes, outputs, window.stride, window.padding, strict=True)
+    ]
+    return max(*window.padding, *after) <= 1
 
 
 def _row_bytes(graph: Graph, operator: Operator) -> int:
@@ -119,11 +155,17 @@ def _fields_3x3(graph: Graph, operator: Operator) -> Fields:
     rounding = _rounding(graph, operator)
     assert rounding is not None
     requantization = numerics.conv_requantization(graph, operator)
+    source, columns = graph.input_tensors(operator)[0], columns_3x3(graph, operator)
     return {
         **geometry(graph, operator),
-        "input_zero_point": quantization_of(graph.input_tensors(operator)[0]).zero_point,
+        "input_zero_point": quantization_of(source).zero_point,
         "minimum": requantization.minimum,
         "maximum": requantization.maximum,
+        "start": columns.start,
+        "tail": columns.tail,
+        "right": columns.right,
+        "reaching": min(source.shape[3], max(0, columns.read - 1) // source.shape[2]),
+        "block_columns": 4 * columns.blocks,
         "gather_channels": _gather_channels(graph, operator),
         "channels": pack_3x3(weights, bias, rounding),
     }

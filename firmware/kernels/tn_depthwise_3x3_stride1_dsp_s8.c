@@ -115,17 +115,11 @@ __attribute__((naked)) void tn_depthwise_3x3_stride1_dsp_s8(__attribute__((unuse
       "  vmov r6, s5\n"
       "  strb r8, [r0, r6]\n"
       "  b 9b\n"
-      TN_DEPTHWISE_SPECIAL
+      TN_DEPTHWISE_SPECIAL_CHANNEL
       TN_DEPTHWISE_PLANE
-      "  cmp lr, #2\n"
       TN_DEPTHWISE_BYTES
-      "  bne 23f\n"
-      /* The first column of output 0 is one of the input. */
-      "  smlad r8, r8, r1, r7\n"
-      "  smlabt r8, r12, r4, r8\n"
-      "  b 3b\n"
-      /* After one of padding and one of the input: output 0 lacks one column, output 1 two. */
-      "23:\n"
+      "  bmi 26f\n"
+      /* After a column of padding and one of the input: output 0 lacks one column, output 1 two. */
       TN_DEPTHWISE_OUTPUTS
       TN_DEPTHWISE_BLOCKS_END
       "  vmov s1, r6\n"
@@ -138,7 +132,12 @@ __attribute__((naked)) void tn_depthwise_3x3_stride1_dsp_s8(__attribute__((unuse
       "  smlabt r8, r12, r4, r10\n"
       "  vmov r6, s5\n"
       "  add r0, r0, r6\n"
-      "  b 5b\n");
+      "  b 5b\n"
+      /* The first column of output 0 is one of the input. */
+      "26:\n"
+      "  smlad r8, r8, r1, r7\n"
+      "  smlabt r8, r12, r4, r8\n"
+      "  b 3b\n");
 }
 /* clang-format on */
 

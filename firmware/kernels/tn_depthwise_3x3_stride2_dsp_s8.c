@@ -85,7 +85,7 @@ __attribute__((naked)) void tn_depthwise_3x3_stride2_dsp_s8(__attribute__((unuse
       "12:\n"
       COMPLETE("r11", "lr")
       "  b 8b\n"
-      TN_DEPTHWISE_SPECIAL
+      TN_DEPTHWISE_SPECIAL_CHANNEL
       /* A column of padding, and column 0: the blocks begin with column 1. */
       TN_DEPTHWISE_PLANE
       TN_DEPTHWISE_BYTES

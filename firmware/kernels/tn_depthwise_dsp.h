@@ -9,14 +9,19 @@
 
 #include "tn_kernels.h"
 
-/* Kernel 3x3, stride_columns 1 or 2, at most one column of padding on either side. Padding and input_zero_point are
- * those of the window; the channels' requantization is one multiplication (export/single_rounding.py). */
+/* Kernel 3x3, stride_columns 1 or 2, at most one row or column of padding on any side. The channels' requantization is
+ * one multiplication (export/single_rounding.py). */
 typedef struct {
   tn_shape input, output;
   tn_window window;
   int16_t input_zero_point;
   int8_t minimum, maximum;
-  uint8_t gather_channels; /* as many as scratch holds the rows of */
+  uint8_t start;           /* before the blocks: 0 the plain start, 1 one column, 2 one of padding and one column */
+  uint8_t tail;            /* columns after the blocks */
+  uint8_t right;           /* 1: a column of padding follows them */
+  uint8_t reaching;        /* last channels the last word of whose rows may reach beyond what follows them */
+  uint16_t block_columns;  /* a multiple of 4 */
+  uint8_t gather_channels; /* as many as scratch holds three rows of */
   uint8_t input_planes;
   uint16_t input_ring, output_ring;
   const int32_t *channels; /* five words each: weights (three), bias, multiplier */

@@ -5,29 +5,22 @@
 #include "tn_depthwise_dsp.h"
 #include "tn_internal.h"
 
-/* For a row whose window reaches over the top or bottom: pairs of halfwords for the window's rows (0, 1) and (2, 2). */
-typedef struct {
-  uint32_t zero_points_01; /* the input's zero point where the row lies outside, else 0 */
-  uint32_t inside_01;      /* all ones where the row lies inside, else 0 */
-  uint32_t zero_points_22, inside_22;
-} tn_depthwise_border;
+/* What makes a row, or the start of a row, differ from the plain one: bits of tn_depthwise_3x3_row.special. */
+#define TN_DEPTHWISE_SPECIAL 0x80000000u /* set with any other */
+#define TN_DEPTHWISE_TOP 0x40000000u     /* row 0 lies outside of the input */
+#define TN_DEPTHWISE_BOTTOM 0x20000000u  /* row 2 lies outside of the input */
+/* The plain start is one column of padding with a stride of 1, and nothing with a stride of 2. */
+#define TN_DEPTHWISE_ONE_COLUMN 0x10000000u    /* instead, one column of the input is read byte by byte */
+#define TN_DEPTHWISE_PADDED_COLUMN 0x08000000u /* one of padding comes first, and then one is read byte by byte */
 
-/* Where the columns before the blocks come from: none but one of padding (stride 1) or none at all (stride 2); one,
- * read byte by byte; one of padding, and then one read byte by byte. */
-enum { TN_DEPTHWISE_NO_BYTES = 0, TN_DEPTHWISE_ONE_BYTE = 2, TN_DEPTHWISE_PADDED_BYTE = 4 };
-
-/* Added to these: the border counts. And to whatever is not 0. */
-#define TN_DEPTHWISE_BORDER 1u
-#define TN_DEPTHWISE_SPECIAL_ROW 0x80000000u
-
-/* What a core computes: one output row of some channels. The assembly loads the fields into s0 ... s16. */
+/* What a core computes: one output row of some channels. The assembly loads the fields into s0 ... s15. */
 typedef struct {
   int32_t bias;                        /* set by the core */
   const int8_t *position, *blocks_end; /* set by the core */
-  int32_t row_1, row_2;                /* from the window's row 0 to its others */
+  int32_t row_1, row_2;                /* from the window's row 0 to its others; anywhere for a row that lies outside */
   uint32_t pixel_bytes;                /* from an output to that of the next column */
   uint32_t zero_points;                /* the input's, in both halves */
-  const tn_depthwise_border *border;
+  uint32_t special;
   const int32_t *channel, *channel_end;
   int8_t *before;       /* where the output of column -1 would be, of the first channel */
   const int8_t *plane;  /* column 0 of the window's row 0, of the first channel */
@@ -35,7 +28,6 @@ typedef struct {
   uint32_t block_bytes; /* columns that are computed in blocks of four */
   int32_t tail;         /* columns after the blocks, INT32_MIN for none */
   uint32_t right;       /* 1: a column of padding follows */
-  uint32_t special;     /* see above */
 } tn_depthwise_3x3_row;
 
 void tn_depthwise_3x3_stride1_dsp_s8(const tn_depthwise_3x3_row *row);
@@ -73,14 +65,13 @@ void tn_depthwise_clamp_dsp_s8(int8_t *at, uint32_t bytes, int8_t minimum, int8_
  * weights of row 2 of columns 1 (low) and 0, r5 of columns 1 (low) and 2; r7, r8 sums; r9 multiplier; r10, r11 pixels
  * of rows 0 and 1, columns 0 1 and 2 3; r12, lr pixels of row 2, columns 0 1 and 2 3; r6 whatever is needed next. FPU
  * registers hold the fields of tn_depthwise_3x3_row: s0 bias, s1 position, s2 end of the blocks, s3 s4 rows 1 and 2, s5
- * pixel, s6 zero points, s7 border, s8 s9 channel and end, s10 before, s11 plane, s12 plane bytes, s13 block bytes, s14
- * tail, s15 right, s16 special. */
+ * pixel, s6 zero points, s7 special, s8 s9 channel and end, s10 before, s11 plane, s12 plane bytes, s13 block bytes,
+ * s14 tail, s15 right. */
 
 /* clang-format off */
 #define TN_DEPTHWISE_ENTER \
   "  push {r4-r11, lr}\n" \
-  "  vpush {s16}\n" \
-  "  vldm r0, {s0-s16}\n" \
+  "  vldm r0, {s0-s15}\n" \
   "  vmov r12, s8\n"
 
 /* Unpacks the constants of the channel at r12: the bias goes to r7. */
@@ -94,42 +85,50 @@ void tn_depthwise_clamp_dsp_s8(int8_t *at, uint32_t bytes, int8_t minimum, int8_
   "  and r4, lr, r3, lsl #8\n" \
   "  and r3, r3, lr\n" \
   "  pkhbt r5, r4, r5\n" \
-  "  vmov r6, s16\n" \
+  "  vmov r6, s7\n" \
   "  orrs r6, r6, r9\n" \
   "  bmi 20f\n" \
   "2:\n"
 
 /* A negative multiplier, less its sign, is for weights as they are, not times 256. Rows outside of the input weigh
- * nothing, and their share, which is the same for all columns, goes to the bias. */
-#define TN_DEPTHWISE_SPECIAL \
-  "20:\n" \
-  "  cmp r9, #0\n" \
-  "  bpl 21f\n" \
+ * nothing, and their share, which is the same for all columns, goes to the bias. Returns if the start is plain; else
+ * the flags say minus for ONE_COLUMN. */
+#define TN_DEPTHWISE_SPECIAL_CHANNEL \
+  "19:\n" \
   "  bic r9, r9, #0x80000000\n" \
   "  sxtb16 r1, r1, ror #8\n" \
   "  sxtb16 r2, r2, ror #8\n" \
   "  sxtb16 r3, r3, ror #8\n" \
   "  sxtb16 r4, r4, ror #8\n" \
   "  sxtb16 r5, r5, ror #8\n" \
-  "21:\n" \
-  "  vmov r6, s16\n" \
-  "  lsrs r8, r6, #1\n" \
-  "  bcc 22f\n" \
-  "  vmov r8, s7\n" \
-  "  ldm r8, {r8, r10, r11, r12}\n" \
-  "  smlad r7, r8, r1, r7\n" \
-  "  smlad r7, r8, r2, r7\n" \
-  "  smlad r7, r8, r3, r7\n" \
-  "  smlad r7, r11, r4, r7\n" \
-  "  smlatt r7, r11, r5, r7\n" \
-  "  and r1, r1, r10\n" \
-  "  and r2, r2, r10\n" \
-  "  and r3, r3, r10\n" \
-  "  and r4, r4, r12\n" \
-  "  and r5, r5, r12\n" \
+  "20:\n" \
+  "  cmp r9, #0\n" \
+  "  bmi 19b\n" \
+  "  vmov r8, s6\n" \
+  "  vmov r6, s7\n" \
+  "  lsls r6, r6, #2\n" \
+  "  bcc 24f\n" \
+  "  smlabb r7, r8, r1, r7\n" \
+  "  smlabb r7, r8, r2, r7\n" \
+  "  smlabb r7, r8, r3, r7\n" \
+  "  bfc r1, #0, #16\n" \
+  "  bfc r2, #0, #16\n" \
+  "  bfc r3, #0, #16\n" \
+  "  bpl 23f\n" \
   "22:\n" \
-  "  ands lr, r6, #6\n" \
-  "  beq 2b\n"
+  "  smlad r7, r8, r4, r7\n" \
+  "  smlatt r7, r8, r5, r7\n" \
+  "  mov r4, #0\n" \
+  "  mov r5, #0\n" \
+  "23:\n" \
+  "  lsls r6, r6, #1\n" \
+  "  beq 2b\n" \
+  "  b 25f\n" \
+  "24:\n" \
+  "  bmi 22b\n" \
+  "  lsls r6, r6, #1\n" \
+  "  beq 2b\n" \
+  "25:\n"
 
 /* The channel's column 0 into r6; the next channel's is noted. */
 #define TN_DEPTHWISE_PLANE \
@@ -192,7 +191,6 @@ void tn_depthwise_clamp_dsp_s8(int8_t *at, uint32_t bytes, int8_t minimum, int8_
   "  vmov r10, s9\n" \
   "  cmp r12, r10\n" \
   "  bne 1b\n" \
-  "  vpop {s16}\n" \
   "  pop {r4-r11, pc}\n"
 /* clang-format on */
 
