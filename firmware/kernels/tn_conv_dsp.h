@@ -64,6 +64,9 @@ typedef struct {
   int32_t rows;            /* to be gathered; 0: somebody else has done that; TN_COLOR_ROWS */
   int8_t *tails;           /* where the first run's last bytes go; null if it has only whole words */
   uint32_t tail, ring_bytes, blocks;
+  /* For two pixels. */
+  const int8_t *end_of_two;
+  uint32_t entry_of_two;
 } tn_conv_dsp_block;
 
 enum {
@@ -72,12 +75,14 @@ enum {
   TN_COPY_STEP_BYTES = 36,
   TN_COPY_UNROLLED = 4,
   TN_TWO_STEP_BYTES = 64,
-  TN_TWO_UNROLLED = 4,
+  TN_TWO_UNROLLED = 8,
   TN_COLOR_ROWS = -1 /* three rows of runs of 9 bytes, as first layers have them */
 };
 
 /* Gathers and multiplies three pixels, blocks times, and moves on from and output. */
 void tn_matmul_three_dsp_s8(tn_conv_dsp_block *block);
-void tn_matmul_two_dsp_s8(const tn_conv_dsp_block *block);
+
+/* Multiplies two pixels that have been gathered, whose outputs are pixel_step apart. */
+void tn_matmul_two_dsp_s8(const tn_conv_dsp_block *block, int8_t *output, uint32_t pixel_step);
 
 #endif

@@ -26,7 +26,7 @@ typedef struct {
   uint32_t ends_last;           /* a row's first and last pixel are computed after the others, which are inner ones */
   uint32_t color;               /* three kernel rows of 9 bytes */
   int8_t *scratch;
-  tn_conv_dsp_block two, three;
+  tn_conv_dsp_block block;
 } conv_call;
 
 /* The kernel rows of one output row that lie inside of the input. */
@@ -73,19 +73,12 @@ static void fill(int8_t *to, uint32_t stride, uint32_t words, uint32_t word) {
   }
 }
 
-/* Part of a run, in all kernel rows that lie inside of the input. */
-typedef struct {
-  const int8_t *from;
-  uint32_t rows, stride, step; /* of the windows' words, and from row to row */
-} column;
-
-static __attribute__((noinline)) void gather_words(const conv_call *c, const column *from_rows, int8_t *to_rows,
-                                                   uint32_t words) {
-  const int8_t *row = from_rows->from;
-  uint32_t stride = from_rows->stride;
-  for (uint32_t n = from_rows->rows; n; n--) {
+/* Words of a run, in some kernel rows, whose windows' words are stride bytes and rows are step bytes apart. */
+static __attribute__((noinline)) void gather_words(const conv_call *c, const int8_t *row, uint32_t rows, uint32_t words,
+                                                   int8_t *to_row, uint32_t stride, uint32_t step) {
+  for (; rows; rows--) {
     const int8_t *from = row;
-    int8_t *to = to_rows;
+    int8_t *to = to_row;
     uint32_t i = words;
     for (; i >= 4; i -= 4) {
       uint32_t word0 = load_word(from), word1 = load_word(from + 4);
@@ -102,22 +95,22 @@ static __attribute__((noinline)) void gather_words(const conv_call *c, const col
       to += stride;
       from += 4;
     }
-    to_rows += from_rows->step;
+    to_row += step;
     row = next_row(c, row);
   }
 }
 
-/* A word of which only bytes [first, last) lie inside of the input: at from, rotated. */
-static void gather_edge(const conv_call *c, const column *from_rows, int8_t *to, uint32_t rotation, uint32_t first,
-                        uint32_t last) {
+/* A word of which only bytes [first, last) lie inside of the input: at row, rotated. */
+static __attribute__((noinline)) void gather_edge(const conv_call *c, const int8_t *row, uint32_t rows, int8_t *to,
+                                                  uint32_t step, uint32_t first, uint32_t last) {
+  uint32_t rotation = 32 - 8 * (first ? first : last);
   uint32_t inside = (~(uint32_t)0 << 8 * first) & (~(uint32_t)0 >> (32 - 8 * last));
   uint32_t other = (inside & FLIP) ^ (c->outside & ~inside);
-  const int8_t *row = from_rows->from;
-  for (uint32_t n = from_rows->rows; n; n--) {
+  for (; rows; rows--) {
     uint32_t word = load_word(row);
     word = word >> rotation | word << (32 - rotation);
     store_word(to, (word & inside) ^ other);
-    to += from_rows->step;
+    to += step;
     row = next_row(c, row);
   }
 }
@@ -127,15 +120,18 @@ static __attribute__((noinline)) void gather_one(const conv_call *c, const kerne
                                                  uint32_t stride) {
   const tn_conv_dsp_layer *layer = c->layer;
   const tn_window *w = &layer->window;
-  uint32_t runs = layer->runs_per_row, words = c->run_words, tail = c->run_tail, channels = layer->input.channels;
+  uint32_t words = c->run_words, tail = c->run_tail, channels = layer->input.channels;
   int32_t offset = ((int32_t)x * w->stride_columns - w->padding_left) * (int32_t)channels;
-  int32_t bytes = layer->run_bytes, row_bytes = (int32_t)c->row_bytes;
-  column part = {rows->at, rows->count, stride, runs * words * stride};
-  int8_t *tails = to + w->kernel_rows * part.step;
-  if (rows->count < w->kernel_rows || (int32_t)x < c->inner_first || (int32_t)x >= c->inner_last) {
-    fill(to, stride, layer->steps, c->outside);
+  int inner = (int32_t)x >= c->inner_first && (int32_t)x < c->inner_last;
+  if (inner && tail == 0 && rows->count == w->kernel_rows) {
+    gather_words(c, rows->at + offset, rows->count, words, to, stride, words * stride);
+    return;
   }
-  to += rows->first * part.step;
+  if (!inner || rows->count < w->kernel_rows) fill(to, stride, layer->steps, c->outside);
+  int32_t bytes = layer->run_bytes, row_bytes = (int32_t)c->row_bytes;
+  uint32_t runs = layer->runs_per_row, step = runs * words * stride;
+  int8_t *tails = to + w->kernel_rows * step;
+  to += rows->first * step;
   for (uint32_t run = 0; run < runs; run++) {
     /* Bytes [first, last) of the run lie inside of the input, among them words [word, word_end). */
     int32_t first = offset < 0 ? -offset : 0, last = offset + bytes > row_bytes ? row_bytes - offset : bytes;
@@ -143,17 +139,15 @@ static __attribute__((noinline)) void gather_one(const conv_call *c, const kerne
     if (word_end > words) word_end = words;
     if (first < last) {
       if (first % 4 && word <= words) {
-        part.from = rows->at;
-        gather_edge(c, &part, to + (word - 1) * stride, 32 - 8 * ((uint32_t)first % 4), (uint32_t)first % 4,
+        gather_edge(c, rows->at, rows->count, to + (word - 1) * stride, step, (uint32_t)first % 4,
                     word_end < word ? (uint32_t)last % 4 : 4);
       }
       if (word < word_end) {
-        part.from = rows->at + (offset + 4 * (int32_t)word);
-        gather_words(c, &part, to + word * stride, word_end - word);
+        gather_words(c, rows->at + (offset + 4 * (int32_t)word), rows->count, word_end - word, to + word * stride,
+                     stride, step);
       }
       if (last % 4 && word_end < words && word_end >= word) {
-        part.from = rows->at + (row_bytes - 4);
-        gather_edge(c, &part, to + word_end * stride, 32 - 8 * ((uint32_t)last % 4), 0, (uint32_t)last % 4);
+        gather_edge(c, rows->at + (row_bytes - 4), rows->count, to + word_end * stride, step, 0, (uint32_t)last % 4);
       }
       int32_t rest = 4 * (int32_t)words;
       for (int32_t i = first > rest ? first : rest; i < last; i++) {
@@ -203,23 +197,10 @@ static inline uint32_t entry_of(uint32_t steps, uint32_t unrolled, uint32_t step
   return (steps ? (steps - 1) % unrolled + 1 : 0) * step_bytes - 1;
 }
 
-static inline void set_block(tn_conv_dsp_block *block, const conv_call *c, uint32_t pixels, uint32_t entry) {
-  const tn_conv_dsp_layer *layer = c->layer;
-  uint32_t channels = layer->output.channels, steps = layer->steps;
-  block->windows = c->scratch;
-  block->end = c->scratch + 4 * pixels * steps;
-  block->entry = entry;
-  block->pixel_step = layer->output_planes ? 1 : channels;
-  block->channel_step = layer->output_planes ? layer->output.columns : 1;
-  block->stream = layer->stream;
-  block->pairs_end = layer->stream + layer->pairs_words;
-  block->stream_end = layer->stream + layer->stream_words;
-}
-
 /* Three inner pixels, blocks times. */
 static inline void convolve_strip(conv_call *c, const kernel_rows *rows, uint32_t x, uint32_t blocks, int8_t *output) {
   const tn_window *w = &c->layer->window;
-  tn_conv_dsp_block *three = &c->three;
+  tn_conv_dsp_block *three = &c->block;
   uint32_t tail_index = rows->first * c->run_tail;
   if (rows->count < w->kernel_rows) fill(c->scratch, 4, 3u * c->layer->steps, c->outside);
   three->from = rows->at + (x * w->stride_columns - w->padding_left) * c->layer->input.channels;
@@ -232,23 +213,16 @@ static inline void convolve_strip(conv_call *c, const kernel_rows *rows, uint32_
   tn_matmul_three_dsp_s8(three);
 }
 
-/* Two pixels that have been gathered. */
-static void convolve_two(conv_call *c, int8_t *output, uint32_t pixel_step) {
-  c->two.output = output;
-  c->two.pixel_step = pixel_step;
-  tn_matmul_two_dsp_s8(&c->two);
-}
-
 /* Output rows from y on, pixels in all, that lie next to each other in memory. */
 static void convolve(conv_call *c, uint32_t y, uint32_t pixels, int8_t *output) {
   kernel_rows rows = rows_of(c, y);
-  uint32_t pixel_step = c->three.pixel_step, x = 0;
+  uint32_t pixel_step = c->block.pixel_step, x = 0;
   if (c->ends_last) {
     uint32_t last = pixels - 1;
     if (last > 1) convolve_strip(c, &rows, 1, last / 3, output + pixel_step);
     gather_one(c, &rows, 0, c->scratch, 8);
     gather_one(c, &rows, last, c->scratch + 4, 8);
-    convolve_two(c, output, last * pixel_step);
+    tn_matmul_two_dsp_s8(&c->block, output, last * pixel_step);
     return;
   }
   while (pixels) {
@@ -275,12 +249,12 @@ static void convolve(conv_call *c, uint32_t y, uint32_t pixels, int8_t *output) 
       x += pixels > 1; /* a single pixel is a pair that is stored in one place */
     }
     if (count == 3) {
-      c->three.output = output;
-      c->three.rows = 0;
-      c->three.blocks = 1;
-      tn_matmul_three_dsp_s8(&c->three);
+      c->block.output = output;
+      c->block.rows = 0;
+      c->block.blocks = 1;
+      tn_matmul_three_dsp_s8(&c->block);
     } else {
-      convolve_two(c, output, pixels > 1 ? pixel_step : 0);
+      tn_matmul_two_dsp_s8(&c->block, output, pixels > 1 ? pixel_step : 0);
     }
     if (pixels < count) break;
     pixels -= count;
@@ -307,15 +281,24 @@ void tn_conv_dsp_s8(const tn_conv_dsp_layer *layer, const int8_t *input, int8_t 
   c.outside = ((uint8_t)layer->input_zero_point * 0x01010101u) ^ FLIP;
   c.color = w->kernel_rows == 3 && layer->run_bytes == 9;
   c.scratch = scratch;
-  set_block(&c.two, &c, 2, entry_of(steps - 1, TN_TWO_UNROLLED, TN_TWO_STEP_BYTES));
-  set_block(&c.three, &c, 3, entry_of(steps - 1, TN_THREE_UNROLLED, TN_THREE_STEP_BYTES));
-  c.three.copy_entry = entry_of(c.run_words, TN_COPY_UNROLLED, TN_COPY_STEP_BYTES);
-  c.three.copies = (c.run_words + TN_COPY_UNROLLED - 1) / TN_COPY_UNROLLED;
-  c.three.input_step = (uint32_t)w->stride_columns * layer->input.channels;
-  c.three.next_row = c.row_step - layer->run_bytes;
-  c.three.input_end = c.input_end;
-  c.three.tail = c.run_tail;
-  c.three.ring_bytes = c.ring_bytes;
+  tn_conv_dsp_block *block = &c.block;
+  block->windows = scratch;
+  block->end = scratch + 12 * steps;
+  block->entry = entry_of(steps - 1, TN_THREE_UNROLLED, TN_THREE_STEP_BYTES);
+  block->end_of_two = scratch + 8 * steps;
+  block->entry_of_two = entry_of(steps - 1, TN_TWO_UNROLLED, TN_TWO_STEP_BYTES);
+  block->pixel_step = layer->output_planes ? 1 : layer->output.channels;
+  block->channel_step = layer->output_planes ? layer->output.columns : 1;
+  block->stream = layer->stream;
+  block->pairs_end = layer->stream + layer->pairs_words;
+  block->stream_end = layer->stream + layer->stream_words;
+  block->copy_entry = entry_of(c.run_words, TN_COPY_UNROLLED, TN_COPY_STEP_BYTES);
+  block->copies = (c.run_words + TN_COPY_UNROLLED - 1) / TN_COPY_UNROLLED;
+  block->input_step = (uint32_t)w->stride_columns * layer->input.channels;
+  block->next_row = c.row_step - layer->run_bytes;
+  block->input_end = c.input_end;
+  block->tail = c.run_tail;
+  block->ring_bytes = c.ring_bytes;
 
   uint32_t inner = layer->inner_last - (uint32_t)layer->inner_first;
   c.ends_last = layer->inner_first == 1 && inner % 3 == 0 && inner + 2 == c.columns;

@@ -2,8 +2,13 @@
 
 #if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP)
 
+#include <stddef.h>
+
 /* Two pixels by two channels: tn_matmul_three_dsp_s8 without r4, r7 and r10, but with the output in r4, the windows'
  * end in r10 and the address at which the unrolled loop is entered in r7. */
+
+typedef char block_is_as_the_code_below_reads_it
+    [offsetof(tn_conv_dsp_block, end_of_two) == 84 && offsetof(tn_conv_dsp_block, entry_of_two) == 88 ? 1 : -1];
 
 #define LOADS           \
   "ldr r11, [r1], #4\n" \
@@ -29,16 +34,19 @@
   "smlsdx r5, r12, r8, r5\n"                       \
   "smlsdx r6, r12, r9, r6\n"
 
-__attribute__((naked)) void tn_matmul_two_dsp_s8(const tn_conv_dsp_block *block __attribute__((unused))) {
+__attribute__((naked)) void tn_matmul_two_dsp_s8(const tn_conv_dsp_block *block __attribute__((unused)),
+                                                 int8_t *output __attribute__((unused)),
+                                                 uint32_t pixel_step __attribute__((unused))) {
   __asm volatile(
       ".syntax unified\n"
       "push {r4-r11, lr}\n"
       "vldmia r0, {s0-s8}\n"
+      "mov r4, r1\n"
+      "vmov s4, r2\n"
+      "ldr r10, [r0, #84]\n"
+      "ldr r3, [r0, #88]\n"
       "adr.w r7, 2f\n"
-      "vmov r3, s2\n"
       "subs r7, r7, r3\n"
-      "vmov r4, s3\n"
-      "vmov r10, s1\n"
       "vmov r1, s6\n"
       "0: vmov r0, s0\n"
       "ldr r2, [r1], #4\n"
@@ -47,7 +55,7 @@ __attribute__((naked)) void tn_matmul_two_dsp_s8(const tn_conv_dsp_block *block 
       "bx r7\n"
       ".balign 4\n"
       "1:\n"
-      ".rept 4\n"
+      ".rept 8\n"
       LOADS PRODUCTS("r2", "r3", "r5", "r6")
       ".endr\n"
       "2: cmp r0, r10\n"
