@@ -59,8 +59,38 @@ static void rest(tn_conv_mve_job *job, uint32_t away, uint32_t pixels) {
   for (uint32_t pixel = 0; pixel < pixels; pixel++) finish(job, away, pixels, pixel);
 }
 
+static void shallow_pixels(const tn_conv_mve_layer *layer, const int8_t *window, uint32_t step, uint32_t depth,
+                           uint32_t pixels, int8_t *output) {
+  tn_conv_shallow_mve shallow = {
+      .depth = depth,
+      .input = window,
+      .step = step,
+      .zero_point = layer->output_zero_point,
+      .pitch = layer->output.channels,
+      .pixels = pixels,
+  };
+  uint32_t first = 0, fours = layer->output.channels / 4;
+  do {
+    shallow.weights = layer->weights + first * depth;
+    shallow.bias = layer->bias + first;
+    shallow.multipliers = layer->multipliers + first;
+    shallow.shifts = layer->shifts + first;
+    shallow.output = output + first;
+    shallow.fours = fours;
+    tn_conv_shallow_mve_s8(&shallow);
+    first += 4 * fours;
+    if (first != layer->output.channels) first = layer->output.channels - 4; /* computes some again */
+    fours = 1;
+  } while (first != layer->output.channels);
+}
+
 void tn_conv_pixels_mve_s8(const tn_conv_mve_layer *layer, const int8_t *window, uint32_t step, uint32_t depth,
                            uint32_t pixels, int8_t *output) {
+  if (depth <= 16 && layer->output.channels >= 4 && !layer->away && layer->minimum == INT8_MIN &&
+      layer->maximum == INT8_MAX) {
+    shallow_pixels(layer, window, step, depth, pixels, output);
+    return;
+  }
   int32_t sums[CHANNELS * PIXELS];
   uint32_t all_channels = layer->output.channels, groups = pixels / PIXELS, away = layer->away;
   tn_conv_mve_job job; /* set field by field, for an initializer would clear it first */

@@ -16,6 +16,8 @@ typedef struct {
   uint32_t channels;
 } depthwise_state;
 
+static uint32_t address(const int8_t *pointer) { return (uint32_t)(uintptr_t)pointer; }
+
 /* The rows of the window are laid side by side, padded, so that all taps of 16 successive outputs are 16 bytes. */
 static void flat_row(depthwise_state *s, int8_t *output) {
   const tn_depthwise_mve_layer *layer = s->layer;
@@ -26,7 +28,7 @@ static void flat_row(depthwise_state *s, int8_t *output) {
   if (inside > length - before) inside = length - before;
   int8x16_t outside = vdupq_n_s8((int8_t)layer->input_zero_point);
   int8_t *row = s->vectors;
-  const int8_t **taps = s->run.taps;
+  uint32_t *taps = s->run.taps;
   for (uint32_t ky = 0; ky < w->kernel_rows; ky++) {
     if (s->rows[ky]) {
       tn_fill_mve(row, outside, before);
@@ -35,7 +37,7 @@ static void flat_row(depthwise_state *s, int8_t *output) {
     } else {
       tn_fill_mve(row, outside, length);
     }
-    for (uint32_t kx = 0; kx < w->kernel_columns; kx++) *taps++ = row + kx * tap_step;
+    for (uint32_t kx = 0; kx < w->kernel_columns; kx++) *taps++ = address(row + kx * tap_step);
     row += length;
   }
   uint32_t rest = outputs % LANES;
@@ -46,17 +48,36 @@ static void flat_row(depthwise_state *s, int8_t *output) {
   s->compute(&s->run);
 }
 
+/* Points the taps at the window that starts at column origin; those outside of the input at the zero point. */
 static void set_taps(depthwise_state *s, int32_t origin) {
   const tn_window *w = &s->layer->window;
-  const int8_t **taps = s->run.taps;
-  int32_t columns = s->layer->input.columns;
-  for (uint32_t ky = 0; ky < w->kernel_rows; ky++) {
-    const int8_t *row = s->rows[ky];
-    int32_t x = origin;
-    for (uint32_t kx = w->kernel_columns; kx; kx--) {
-      *taps++ = row && x >= 0 && x < columns ? row + (uint32_t)x * s->channels : s->vectors;
-      x += w->dilation_columns;
+  uint32_t kernel_rows = w->kernel_rows, kernel_columns = w->kernel_columns;
+  uint32x4_t outside = vdupq_n_u32(address(s->vectors));
+  for (uint32_t kx = 0; kx < kernel_columns; kx += 4) {
+    mve_pred16_t taps = vctp32q(kernel_columns - kx);
+    int32x4_t x = vaddq_n_s32(vmulq_n_s32(vreinterpretq_s32_u32(vidupq_n_u32(kx, 1)), w->dilation_columns), origin);
+    mve_pred16_t inside = vcmpltq_m_n_s32(x, s->layer->input.columns, vcmpgeq_n_s32(x, 0));
+    uint32x4_t offsets = vreinterpretq_u32_s32(vmulq_n_s32(x, (int32_t)s->channels));
+    uint32_t *to = s->run.taps + kx;
+    for (uint32_t ky = 0; ky < kernel_rows; ky++) {
+      uint32x4_t pointers = outside;
+      uint32_t row = address(s->rows[ky]);
+      if (row) pointers = vpselq_u32(vaddq_n_u32(offsets, row), outside, inside);
+      vstrwq_p_u32(to, pointers, taps);
+      to += kernel_columns;
     }
+  }
+}
+
+/* From the taps of one pixel to those of the next. */
+static void set_steps(depthwise_state *s) {
+  const tn_window *w = &s->layer->window;
+  uint32_t kernel_rows = w->kernel_rows, kernel_columns = w->kernel_columns;
+  int32_t *to = s->steps, step = (int32_t)(w->stride_columns * s->channels);
+  for (uint32_t ky = 0; ky < kernel_rows; ky++) {
+    int32x4_t steps = vdupq_n_s32(s->rows[ky] ? step : 0);
+    for (uint32_t kx = 0; kx < kernel_columns; kx += 4) vstrwq_p_s32(to + kx, steps, vctp32q(kernel_columns - kx));
+    to += kernel_columns;
   }
 }
 
@@ -64,8 +85,8 @@ static void set_taps(depthwise_state *s, int32_t origin) {
 static void narrow_pixel(depthwise_state *s, int8_t *output) {
   int8_t outputs[LANES], *vector = s->vectors + LANES;
   for (uint32_t i = 0; i < s->run.taps_count; i++) {
-    tn_copy_mve(vector, s->run.taps[i], s->channels);
-    s->run.taps[i] = vector;
+    tn_copy_mve(vector, (const int8_t *)(uintptr_t)s->run.taps[i], s->channels);
+    s->run.taps[i] = address(vector);
     vector += LANES;
   }
   s->run.output = outputs;
@@ -75,11 +96,7 @@ static void narrow_pixel(depthwise_state *s, int8_t *output) {
 
 static void row_of_pixels(depthwise_state *s, int8_t *output) {
   const tn_window *w = &s->layer->window;
-  uint32_t step = w->stride_columns * s->channels;
-  int32_t *steps = s->steps;
-  for (uint32_t ky = 0; ky < w->kernel_rows; ky++) {
-    for (uint32_t kx = w->kernel_columns; kx; kx--) *steps++ = s->rows[ky] ? (int32_t)step : 0;
-  }
+  set_steps(s);
   int32_t origin = -w->padding_left;
   int32_t room = s->layer->input.columns - (w->kernel_columns - 1) * w->dilation_columns - 1;
   for (uint32_t left = s->layer->output.columns; left;) {
@@ -105,17 +122,21 @@ void tn_depthwise_mve_s8(const tn_depthwise_mve_layer *layer, const int8_t *inpu
   const tn_window *w = &layer->window;
   uint32_t taps = (uint32_t)w->kernel_rows * w->kernel_columns, list = (taps + 3) & ~3u;
   uint32_t channels = layer->input.channels, row_bytes = layer->input.columns * channels;
-  depthwise_state s = {
-      .layer = layer,
-      .run = {.zero_point = layer->output_zero_point, .blocks = layer->blocks, .count = 1, .taps_count = taps},
-      .rows = (const int8_t **)(void *)scratch,
-      .channels = channels,
-  };
-  s.run.taps = s.rows + w->kernel_rows;
+  depthwise_state s; /* set field by field, for an initializer would clear it first */
+  s.layer = layer;
+  s.channels = channels;
+  s.rows = (const int8_t **)(void *)scratch;
+  s.run.zero_point = layer->output_zero_point;
+  s.run.blocks = layer->blocks;
+  s.run.next_block = 0;
+  s.run.count = 1;
+  s.run.tail = 0;
+  s.run.taps_count = taps;
+  s.run.taps = (uint32_t *)(void *)(s.rows + w->kernel_rows);
   s.run.steps = s.steps = (int32_t *)(void *)(s.run.taps + list);
   s.vectors = (int8_t *)(s.steps + list);
-  tn_fill_mve(s.run.minimum, vdupq_n_s8(layer->minimum), LANES);
-  tn_fill_mve(s.run.maximum, vdupq_n_s8(layer->maximum), LANES);
+  vstrbq_s8(s.run.minimum, vdupq_n_s8(layer->minimum));
+  vstrbq_s8(s.run.maximum, vdupq_n_s8(layer->maximum));
   if (taps == 9) {
     s.compute = layer->away ? tn_depthwise_nine_away_mve_s8 : tn_depthwise_nine_mve_s8;
   } else {

@@ -64,25 +64,27 @@
   "vrshl.s32 q3, q3, q5\n"
 
 /* Offsets are those of tn_depthwise_run. */
-#define OUTPUT(away)                                       \
-  MULTIPLY("q0")                                           \
-  MULTIPLY("q1") MULTIPLY("q2") MULTIPLY("q3") away SHIFTS \
-      "ldr r11, [sp]\n"                                    \
-      "ldr r12, [r11, #32]\n"                              \
-      "vqmovnb.s32 q0, q0\n"                               \
-      "vqmovnb.s32 q2, q2\n"                               \
-      "vqmovnt.s32 q0, q1\n"                               \
-      "vqmovnt.s32 q2, q3\n"                               \
-      "vqadd.s16 q0, q0, r12\n"                            \
-      "vqadd.s16 q2, q2, r12\n"                            \
-      "vqmovnb.s16 q0, q0\n"                               \
-      "vqmovnt.s16 q0, q2\n"                               \
-      "vldrb.8 q4, [r11]\n"                                \
-      "vmax.s8 q0, q0, q4\n"                               \
-      "vldrb.8 q4, [r11, #16]\n"                           \
-      "vmin.s8 q0, q0, q4\n"                               \
-      "vstrb.8 q0, [r10], #16\n"                           \
-      "ldr r12, [r11, #40]\n"                              \
+#define OUTPUT(away)             \
+  MULTIPLY("q0")                 \
+  MULTIPLY("q1")                 \
+  MULTIPLY("q2")                 \
+  MULTIPLY("q3") away SHIFTS     \
+      "ldr r11, [sp]\n"          \
+      "ldr r12, [r11, #32]\n"    \
+      "vqmovnb.s32 q0, q0\n"     \
+      "vqmovnb.s32 q2, q2\n"     \
+      "vqmovnt.s32 q0, q1\n"     \
+      "vqmovnt.s32 q2, q3\n"     \
+      "vqadd.s16 q0, q0, r12\n"  \
+      "vqadd.s16 q2, q2, r12\n"  \
+      "vqmovnb.s16 q0, q0\n"     \
+      "vqmovnt.s16 q0, q2\n"     \
+      "vldrb.8 q4, [r11]\n"      \
+      "vmax.s8 q0, q0, q4\n"     \
+      "vldrb.8 q4, [r11, #16]\n" \
+      "vmin.s8 q0, q0, q4\n"     \
+      "vstrb.8 q0, [r10], #16\n" \
+      "ldr r12, [r11, #40]\n"    \
       "add r9, r9, r12\n"
 
 _Static_assert(offsetof(tn_depthwise_run, zero_point) == 32 && offsetof(tn_depthwise_run, blocks) == 36 &&

@@ -77,6 +77,23 @@ typedef struct {
 void tn_conv_three_mve_s8(tn_conv_mve_job *job);
 void tn_conv_three_away_mve_s8(tn_conv_mve_job *job);
 
+/* Not for callers. Windows of 16 bytes or fewer, four channels at a time, with clamps of -128 and 127 and no shift or
+ * negative values that would need to be rounded away from zero. */
+typedef struct {
+  uint32_t depth;
+  const int8_t *weights; /* these five move on */
+  const int32_t *bias, *multipliers;
+  const int8_t *input;
+  int8_t *output;
+  uint32_t step; /* bytes from one pixel's window to the next one's */
+  int32_t zero_point;
+  uint32_t pitch; /* bytes of an output pixel */
+  const int8_t *shifts;
+  uint32_t pixels, fours;
+} tn_conv_shallow_mve;
+
+void tn_conv_shallow_mve_s8(tn_conv_shallow_mve *shallow);
+
 typedef struct {
   tn_shape input, output;
   tn_window window;
@@ -110,7 +127,7 @@ typedef struct {
   uint32_t count;  /* of blocks, less the last one if that starts elsewhere */
   int32_t tail;    /* bytes from where the other blocks end to where the last one starts; 0: it is like the others */
   uint32_t pixels; /* never 0 */
-  const int8_t **taps;
+  uint32_t *taps;  /* addresses */
   const int32_t *steps; /* from each tap to that of the next pixel */
   uint32_t taps_count;
 } tn_depthwise_run;

@@ -12,7 +12,7 @@ from devices.emulator import EmulatedBoard
 from devices.firmware import build_firmware
 from devices.profile import load_profile
 from export.codegen import generate
-from export.graph import Activation, Graph
+from export.graph import Activation, Graph, Quantization
 from export.kernels import kernels_of
 from tests.devices.toy_models import need
 from tests.export.graph_builder import GraphBuilder
@@ -31,6 +31,23 @@ def windows() -> Graph:
     x = b.conv(x, 2, (2, 5), (1, 2), dilation=(2, 1))
     x = b.conv(x, 9, stride=(2, 1))
     return b.finish(b.conv(x, 66, (5, 1), activation=RELU))
+
+
+class RectifiedBuilder(GraphBuilder):
+    """All zero points are the lower clamp, as in networks whose activations are ReLUs."""
+
+    def quantization(self, scale: float | None = None) -> Quantization:
+        return Quantization(super().quantization(scale).scales, (-128,))
+
+
+def shallow() -> Graph:
+    """Windows of 16 inputs or fewer, whose weights stay in registers, and channels that are no multiple of four."""
+    b = RectifiedBuilder((1, 9, 11, 1), seed=5, name="shallow")
+    x = b.conv(b.entry, 16, (3, 3), (2, 2), activation=RELU)
+    x = b.conv(x, 14, activation=RELU)
+    x = b.conv(x, 5, stride=(1, 2), activation=RELU)
+    x = b.conv(x, 3, (1, 2), activation=RELU)
+    return b.finish(b.conv(x, 23, (1, 4), activation=RELU))
 
 
 def depthwise() -> Graph:
@@ -65,7 +82,9 @@ def dense() -> Graph:
     return b.finish(b.fully_connected(b.fully_connected(b.fully_connected(b.entry, 103, RELU), 2), 19, RELU6))
 
 
-@pytest.mark.parametrize("network", [windows, depthwise, residuals, dense], ids=lambda network: network.__name__)
+@pytest.mark.parametrize(
+    "network", [windows, shallow, depthwise, residuals, dense], ids=lambda network: network.__name__
+)
 def test_outputs_are_those_of_litert(network: Callable[[], Graph], tmp_path: Path) -> None:
     need("arm-none-eabi-gcc", "make", "qemu-system-arm", "cc")
     graph = network()
