@@ -7,6 +7,7 @@ kernel that takes four columns of weights at a time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +67,7 @@ class Columns:
 
 
 def columns_3x3(graph: Graph, operator: Operator) -> Columns:
-    """The columns of a layer that ``_fits_3x3``."""
+    """The columns of a layer that ``_is_3x3``."""
     assert operator.window is not None
     size, outputs = graph.input_tensors(operator)[0].shape[2], graph.output_tensor(operator).shape[2]
     stride, left = operator.window.stride[1], operator.window.padding[1]
@@ -80,10 +81,11 @@ def columns_3x3(graph: Graph, operator: Operator) -> Columns:
     return Columns(start, blocks, tail, right)
 
 
-def _fits_3x3(graph: Graph, operator: Operator) -> bool:
+def _is_3x3(graph: Graph, operator: Operator) -> bool:
+    """A 3×3 window with at most one row or column of padding on any side."""
     window = operator.window
     assert window is not None
-    if not _is_plain(graph, operator) or window.kernel != (3, 3) or window.stride[1] not in (1, 2):
+    if not _is_plain(graph, operator) or window.kernel != (3, 3):
         return False
     sizes, outputs = graph.input_tensors(operator)[0].shape[1:3], graph.output_tensor(operator).shape[1:3]
     after = [
@@ -91,6 +93,23 @@ def _fits_3x3(graph: Graph, operator: Operator) -> bool:
         for size, count, stride, before in zip(sizes, outputs, window.stride, window.padding, strict=True)
     ]
     return max(*window.padding, *after) <= 1
+
+
+def _has_stride_1(graph: Graph, operator: Operator) -> bool:
+    assert operator.window is not None
+    return _is_3x3(graph, operator) and operator.window.stride[1] == 1
+
+
+def _has_stride_2(graph: Graph, operator: Operator) -> bool:
+    assert operator.window is not None
+    return _is_3x3(graph, operator) and operator.window.stride[1] == 2
+
+
+def _is_narrow(graph: Graph, operator: Operator) -> bool:
+    """One block of columns and more, between columns of padding."""
+    assert operator.window is not None
+    size, outputs = graph.input_tensors(operator)[0].shape[2], graph.output_tensor(operator).shape[2]
+    return _has_stride_1(graph, operator) and operator.window.padding[1] == 1 and size == outputs and 5 <= size <= 7
 
 
 def _row_bytes(graph: Graph, operator: Operator) -> int:
@@ -179,17 +198,23 @@ def _arrays_3x3(graph: Graph, operator: Operator) -> tuple[int, ...]:
     return (4 * _CHANNEL_WORDS * graph.output_tensor(operator).shape[-1],)
 
 
-DEPTHWISE_3X3_DSP = Kernel(
-    "tn_depthwise_3x3_dsp_s8",
-    "tn_depthwise_3x3_dsp_layer",
-    _fits_3x3,
-    _scratch_3x3,
-    _fields_3x3,
-    _arrays_3x3,
-    _accepts_3x3,
-    planes=True,
-    header="tn_depthwise_dsp.h",
-)
+def _kernel_3x3(name: str, fits: Callable[[Graph, Operator], bool]) -> Kernel:
+    return Kernel(
+        name,
+        "tn_depthwise_3x3_dsp_layer",
+        fits,
+        _scratch_3x3,
+        _fields_3x3,
+        _arrays_3x3,
+        _accepts_3x3,
+        planes=True,
+        header="tn_depthwise_dsp.h",
+    )
+
+
+DEPTHWISE_3X3_DSP = _kernel_3x3("tn_depthwise_3x3_dsp_s8", _has_stride_1)
+DEPTHWISE_3X3_NARROW_DSP = _kernel_3x3("tn_depthwise_3x3_narrow_dsp_s8", _is_narrow)
+DEPTHWISE_3X3_STRIDE2_DSP = _kernel_3x3("tn_depthwise_3x3_stride2_dsp_s8", _has_stride_2)
 
 
 # --- any window -------------------------------------------------------------------------------------------------------

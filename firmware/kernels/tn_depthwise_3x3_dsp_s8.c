@@ -1,95 +1,118 @@
 #if defined(__ARM_FEATURE_DSP)
 #include "tn_depthwise_dsp_internal.h"
 
-enum { CHANNEL_WORDS = 5 };
-
-/* Copies what the window's rows hold of some channels: three rows of row_bytes for each channel. Rows outside of
- * the input are left out. */
-static void gather(const tn_depthwise_3x3_dsp_layer *layer, const int8_t *const rows[3], uint32_t special,
-                   uint32_t channel, uint32_t channels, uint32_t row_bytes, int8_t *scratch) {
-  const uint32_t columns = layer->input.columns, channel_bytes = 3 * row_bytes, quads = columns / 4;
-  const uint32_t pitch = layer->input_planes ? 1 : layer->input.channels;
-  const uint32_t channel_step = layer->input_planes ? columns : 1;
-  for (uint32_t k = 0; k < 3; k++, scratch += row_bytes) {
-    const int8_t *from = rows[k] + channel * channel_step;
-    if (k == 0 && special & TN_DEPTHWISE_TOP) continue;
-    if (k == 2 && special & TN_DEPTHWISE_BOTTOM) continue;
-    if (channels == 4 && quads && !layer->input_planes) {
-      tn_depthwise_transpose_dsp_s8(from, pitch, scratch, channel_bytes, quads);
-      if (columns == 4 * quads) continue;
-      /* The last four overlap those before: to copy a column again costs less than to copy it alone. */
-      from += (columns - 4) * pitch;
-      tn_depthwise_transpose_dsp_s8(from, pitch, scratch + columns - 4, channel_bytes, 1);
-      continue;
-    }
-    for (uint32_t c = 0; c < channels; c++) {
-      tn_depthwise_spread_dsp_s8(from + c * channel_step, pitch, scratch + c * channel_bytes, 1, columns);
-    }
-  }
+/* clang-format off */
+__attribute__((naked)) static void core(__attribute__((unused)) const tn_depthwise_3x3_row *row) {
+  __asm volatile(
+      TN_DEPTHWISE_ENTER
+      TN_DEPTHWISE_CHANNEL
+      TN_DEPTHWISE_PLANE
+      /* A column of padding is the first one of output 0. */
+      "  vmov r12, s6\n"
+      "  smlad r8, r12, r1, r7\n"
+      "  smlabt r8, r12, r4, r8\n"
+      /* Column 0 completes nothing. */
+      "3:\n"
+      TN_DEPTHWISE_OUTPUTS
+      TN_DEPTHWISE_BLOCKS_END
+      TN_DEPTHWISE_LOAD
+      TN_DEPTHWISE_STEP
+      TN_DEPTHWISE_ARRANGE
+      "  sxtb16 r6, r10\n"
+      "  smlad r8, r6, r2, r8\n"
+      "  smlad r7, r6, r1, r7\n"
+      "  smladx r7, r12, r4, r7\n"
+      "  bls 6f\n"
+      "  vmov r6, s14\n"
+      "  cmp r6, #2\n"
+      "  sxtb16 r6, r10\n"
+      "  b 11f\n"
+      /* A block. */
+      "5:\n"
+      "  vmov r6, s1\n"
+      TN_DEPTHWISE_LOAD
+      TN_DEPTHWISE_STEP
+      TN_DEPTHWISE_ARRANGE
+      TN_DEPTHWISE_EVEN_COMPLETE("r10", "r12")
+      TN_DEPTHWISE_EVEN_BEGIN("r12")
+      "6:\n"
+      TN_DEPTHWISE_ODD_COMPLETE("r10", "r12")
+      TN_DEPTHWISE_ODD_BEGIN("r10", "r12")
+      TN_DEPTHWISE_EVEN_COMPLETE("r11", "lr")
+      TN_DEPTHWISE_EVEN_BEGIN("lr")
+      TN_DEPTHWISE_ODD_COMPLETE("r11", "lr")
+      TN_DEPTHWISE_ODD_BEGIN("r11", "lr")
+      "  bne 5b\n"
+      /* One to three more columns, or none (overflow). */
+      "  vmov r6, s14\n"
+      "  cmp r6, #2\n"
+      "  bvs 7f\n"
+      "  vmov r6, s1\n"
+      TN_DEPTHWISE_LOAD
+      TN_DEPTHWISE_ARRANGE
+      TN_DEPTHWISE_EVEN_COMPLETE("r10", "r12")
+      "11:\n"
+      "  blt 13f\n"
+      TN_DEPTHWISE_EVEN_BEGIN("r12")
+      TN_DEPTHWISE_ODD_COMPLETE("r10", "r12")
+      "  bgt 12f\n"
+      /* A column of padding after an even count of columns. */
+      "7:\n"
+      "  vmov r6, s15\n"
+      "  cbz r6, 9f\n"
+      "  vmov r6, s6\n"
+      "  smlad r7, r6, r3, r7\n"
+      "  smlabt r7, r6, r5, r7\n"
+      TN_DEPTHWISE_REQUANTIZE("r7")
+      "  strb r7, [r0]\n"
+      "9:\n"
+      TN_DEPTHWISE_NEXT_CHANNEL
+      "12:\n"
+      TN_DEPTHWISE_ODD_BEGIN("r10", "r12")
+      TN_DEPTHWISE_EVEN_COMPLETE("r11", "lr")
+      "  mov r12, lr\n"
+      /* A column of padding after an odd count of columns. */
+      "13:\n"
+      "  vmov r6, s15\n"
+      "  cmp r6, #0\n"
+      "  beq 9b\n"
+      "  vmov r6, s6\n"
+      "  pkhbt r12, r12, r6\n"
+      "  smlad r8, r6, r3, r8\n"
+      "  smlad r8, r12, r5, r8\n"
+      TN_DEPTHWISE_REQUANTIZE("r8")
+      "  vmov r6, s5\n"
+      "  strb r8, [r0, r6]\n"
+      "  b 9b\n"
+      TN_DEPTHWISE_SPECIAL_CHANNEL
+      TN_DEPTHWISE_PLANE
+      TN_DEPTHWISE_BYTES
+      "  bmi 26f\n"
+      /* After a column of padding and one of the input: output 0 lacks one column, output 1 two. */
+      TN_DEPTHWISE_OUTPUTS
+      TN_DEPTHWISE_BLOCKS_END
+      "  vmov s1, r6\n"
+      "  vmov r6, s6\n"
+      "  smlad r10, r8, r1, r7\n"
+      "  smlad r7, r6, r1, r7\n"
+      "  smlabt r7, r6, r4, r7\n"
+      "  smlad r7, r8, r2, r7\n"
+      "  smlabb r7, r12, r4, r7\n"
+      "  smlabt r8, r12, r4, r10\n"
+      "  vmov r6, s5\n"
+      "  add r0, r0, r6\n"
+      "  b 5b\n"
+      /* The first column of output 0 is one of the input. */
+      "26:\n"
+      "  smlad r8, r8, r1, r7\n"
+      "  smlabt r8, r12, r4, r8\n"
+      "  b 3b\n");
 }
+/* clang-format on */
 
 void tn_depthwise_3x3_dsp_s8(const tn_depthwise_3x3_dsp_layer *layer, const int8_t *input, int8_t *output,
                              int8_t *scratch, uint32_t first, uint32_t rows) {
-  static const uint32_t starts[] = {0, TN_DEPTHWISE_SPECIAL | TN_DEPTHWISE_ONE_COLUMN,
-                                    TN_DEPTHWISE_SPECIAL | TN_DEPTHWISE_PADDED_COLUMN};
-  const uint32_t channels = layer->input.channels, in_columns = layer->input.columns;
-  const uint32_t in_bytes = in_columns * channels, out_bytes = layer->output.columns * channels;
-  const uint32_t wrap = (layer->input_ring - 1u) * in_bytes, gathered_bytes = (in_columns + 3) & ~(uint32_t)3;
-  const int8_t *last = input + wrap;
-  tn_depthwise_3x3_row row;
-  row.pixel_bytes = channels;
-  row.zero_points = (uint16_t)layer->input_zero_point * 0x10001u;
-  row.block_bytes = layer->block_columns;
-  row.tail = layer->tail ? layer->tail : INT32_MIN;
-  row.right = layer->right;
-  for (uint32_t y = first; rows; y++, rows--) {
-    /* The middle row lies inside of the input. Rows that do not are never used: the middle one stands in for them. */
-    const uint32_t middle = y * layer->window.stride_rows + 1 - layer->window.padding_top;
-    const int8_t *sources[3];
-    sources[0] = sources[1] = sources[2] = input + middle % layer->input_ring * in_bytes;
-    row.special = starts[layer->start];
-    if (middle == 0) {
-      row.special |= TN_DEPTHWISE_SPECIAL | TN_DEPTHWISE_TOP;
-    } else {
-      sources[0] += sources[1] == input ? wrap : -in_bytes;
-    }
-    if (middle + 1 == layer->input.rows) {
-      row.special |= TN_DEPTHWISE_SPECIAL | TN_DEPTHWISE_BOTTOM;
-    } else {
-      sources[2] += sources[1] == last ? -wrap : in_bytes;
-    }
-    uint32_t direct = layer->input_planes ? channels : 0;
-    if (direct && (sources[0] == last || sources[1] == last || sources[2] == last)) direct -= layer->reaching;
-    int8_t *to = output + y % layer->output_ring * out_bytes;
-    row.channel = layer->channels;
-    row.before = to - channels;
-    row.plane = sources[0];
-    row.plane_bytes = in_columns;
-    row.row_1 = sources[1] - sources[0];
-    row.row_2 = sources[2] - sources[0];
-    uint32_t count = direct;
-    for (uint32_t done = 0; done < channels; done += count) {
-      if (done >= direct) {
-        count = channels - done < layer->gather_channels ? channels - done : layer->gather_channels;
-        gather(layer, sources, row.special, done, count, gathered_bytes, scratch);
-        row.plane = scratch;
-        row.plane_bytes = 3 * gathered_bytes;
-        row.row_1 = (int32_t)gathered_bytes;
-        row.row_2 = 2 * (int32_t)gathered_bytes;
-      }
-      row.channel_end = row.channel + count * CHANNEL_WORDS;
-      if (layer->window.stride_columns == 1) {
-        tn_depthwise_3x3_stride1_dsp_s8(&row);
-      } else {
-        tn_depthwise_3x3_stride2_dsp_s8(&row);
-      }
-      row.channel = row.channel_end;
-      row.before += count;
-    }
-    if (layer->minimum > -128 || layer->maximum < 127) {
-      tn_depthwise_clamp_dsp_s8(to, out_bytes, layer->minimum, layer->maximum);
-    }
-  }
+  tn_depthwise_3x3_rows_dsp_s8(layer, input, output, scratch, first, rows, core);
 }
 
 #endif

@@ -19,7 +19,7 @@
   "  sxtb16 r6, " packed ", ror #8\n" \
   "  smlad r7, r6, r2, r7\n"
 
-__attribute__((naked)) void tn_depthwise_3x3_stride2_dsp_s8(__attribute__((unused)) const tn_depthwise_3x3_row *row) {
+__attribute__((naked)) static void core(__attribute__((unused)) const tn_depthwise_3x3_row *row) {
   __asm volatile(
       TN_DEPTHWISE_ENTER
       TN_DEPTHWISE_CHANNEL
@@ -104,5 +104,10 @@ __attribute__((naked)) void tn_depthwise_3x3_stride2_dsp_s8(__attribute__((unuse
       "  b 4b\n");
 }
 /* clang-format on */
+
+void tn_depthwise_3x3_stride2_dsp_s8(const tn_depthwise_3x3_dsp_layer *layer, const int8_t *input, int8_t *output,
+                                     int8_t *scratch, uint32_t first, uint32_t rows) {
+  tn_depthwise_3x3_rows_dsp_s8(layer, input, output, scratch, first, rows, core);
+}
 
 #endif

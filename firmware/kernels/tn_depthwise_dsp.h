@@ -9,8 +9,8 @@
 
 #include "tn_kernels.h"
 
-/* Kernel 3x3, stride_columns 1 or 2, at most one row or column of padding on any side. The channels' requantization is
- * one multiplication (export/single_rounding.py). */
+/* Kernel 3x3, at most one row or column of padding on any side. The channels' requantization is one multiplication
+ * (export/single_rounding.py). */
 typedef struct {
   tn_shape input, output;
   tn_window window;
@@ -27,8 +27,17 @@ typedef struct {
   const int32_t *channels; /* five words each: weights (three), bias, multiplier */
 } tn_depthwise_3x3_dsp_layer;
 
+/* stride_columns is 1. */
 void tn_depthwise_3x3_dsp_s8(const tn_depthwise_3x3_dsp_layer *layer, const int8_t *input, int8_t *output,
                              int8_t *scratch, uint32_t first, uint32_t rows);
+
+/* stride_columns is 1, and there are 5 to 7 columns, with one of padding on either side. */
+void tn_depthwise_3x3_narrow_dsp_s8(const tn_depthwise_3x3_dsp_layer *layer, const int8_t *input, int8_t *output,
+                                    int8_t *scratch, uint32_t first, uint32_t rows);
+
+/* stride_columns is 2. */
+void tn_depthwise_3x3_stride2_dsp_s8(const tn_depthwise_3x3_dsp_layer *layer, const int8_t *input, int8_t *output,
+                                     int8_t *scratch, uint32_t first, uint32_t rows);
 
 /* Any kernel and stride. */
 typedef struct {

@@ -30,8 +30,10 @@ typedef struct {
   uint32_t right;       /* 1: a column of padding follows */
 } tn_depthwise_3x3_row;
 
-void tn_depthwise_3x3_stride1_dsp_s8(const tn_depthwise_3x3_row *row);
-void tn_depthwise_3x3_stride2_dsp_s8(const tn_depthwise_3x3_row *row);
+typedef void tn_depthwise_3x3_core(const tn_depthwise_3x3_row *row);
+
+void tn_depthwise_3x3_rows_dsp_s8(const tn_depthwise_3x3_dsp_layer *layer, const int8_t *input, int8_t *output,
+                                  int8_t *scratch, uint32_t first, uint32_t rows, tn_depthwise_3x3_core *core);
 
 /* One channel's row of outputs from windows of any size. Every window is a run of bytes. */
 typedef struct {
@@ -59,7 +61,7 @@ void tn_depthwise_transpose_dsp_s8(const int8_t *from, uint32_t pitch, int8_t *t
 
 void tn_depthwise_clamp_dsp_s8(int8_t *at, uint32_t bytes, int8_t minimum, int8_t maximum);
 
-/* The assembly of both strides.
+/* The assembly of the 3x3 cores.
  *
  * Core registers: r0 output; r1 r2 r3 weights of rows 0 (low half) and 1 of column 0, 1, 2, all weights times 256; r4
  * weights of row 2 of columns 1 (low) and 0, r5 of columns 1 (low) and 2; r7, r8 sums; r9 multiplier; r10, r11 pixels
@@ -185,6 +187,38 @@ void tn_depthwise_clamp_dsp_s8(int8_t *at, uint32_t bytes, int8_t minimum, int8_
 #define TN_DEPTHWISE_REQUANTIZE(sum) \
   "  smmul " sum ", " sum ", r9\n" \
   "  ssat " sum ", #8, " sum ", asr #10\n"
+
+/* With a stride of 1, column k of a block of four completes output k - 2, continues output k - 1 and begins output k. Outputs that are
+ * completed in even columns build up in r7, the others in r8. Row 2 is added when an output begins and when it is
+ * complete, two columns at a time where they make a pair. */
+#define TN_DEPTHWISE_EVEN_COMPLETE(packed, row_2) \
+  "  sxtb16 r6, " packed "\n" \
+  "  smlad r7, r6, r3, r7\n" \
+  "  smlabt r7, " row_2 ", r5, r7\n" \
+  TN_DEPTHWISE_REQUANTIZE("r7") \
+  "  strb r7, [r0]\n" \
+  "  smlad r8, r6, r2, r8\n"
+
+#define TN_DEPTHWISE_EVEN_BEGIN(row_2) \
+  "  vmov r7, s0\n" \
+  "  smlad r7, r6, r1, r7\n" \
+  "  smladx r7, " row_2 ", r4, r7\n"
+
+#define TN_DEPTHWISE_ODD_COMPLETE(packed, row_2) \
+  "  sxtb16 " packed ", " packed ", ror #8\n" \
+  "  smlad r8, " packed ", r3, r8\n" \
+  "  smlad r8, " row_2 ", r5, r8\n" \
+  TN_DEPTHWISE_REQUANTIZE("r8") \
+  "  vmov r6, s5\n" \
+  "  strb r8, [r0, r6]\n" \
+  "  add r0, r0, r6, lsl #1\n" \
+  "  smlad r7, " packed ", r2, r7\n"
+
+#define TN_DEPTHWISE_ODD_BEGIN(packed, row_2) \
+  "  vmov r8, s0\n" \
+  "  smlad r8, " packed ", r1, r8\n" \
+  "  smlatt r8, " row_2 ", r4, r8\n"
+
 
 #define TN_DEPTHWISE_NEXT_CHANNEL \
   "  vmov r12, s8\n" \
