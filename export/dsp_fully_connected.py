@@ -64,6 +64,7 @@ def _fields(graph: Graph, operator: Operator) -> Fields:
     assert requantization is not None, "the kernel was chosen for a layer that it does not accept"
     per_channel = len(requantization.multipliers) > 1
     outputs, inputs = weights.shape
+    stream = _stream(rows, bias.astype(np.int64), requantization.multipliers if per_channel else None)
     return {
         "batches": graph.input_tensors(operator)[0].elements // inputs,
         "inputs": inputs,
@@ -72,7 +73,8 @@ def _fields(graph: Graph, operator: Operator) -> Fields:
         "multiplier": 0 if per_channel else int(requantization.multipliers[0]),
         "rounding": requantization.rounding,
         "shift": requantization.shift,
-        "stream": _stream(rows, bias.astype(np.int64), requantization.multipliers if per_channel else None),
+        "channel_bytes": stream.nbytes // outputs,
+        "stream": stream,
         "minimum": requantization.minimum,
         "maximum": requantization.maximum,
     }

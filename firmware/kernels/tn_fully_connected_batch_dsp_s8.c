@@ -40,21 +40,21 @@
  * inputs, that one comes first, and the first step is entered behind its load. steps is a power of 2; step_bytes is what
  * the assembler makes of a step.
  *
- * s0-s5 the batch, s6-s9 multiplier, rounding, shift and address of the layer, s10 the groups' end in the stream, s11
- * where the loop is entered, s12 where a group begins, s13 what comes after the groups. */
+ * s0-s4 the batch, s5-s9 multiplier, rounding, shift, channel_bytes and address of the layer, s10 the groups' end in the
+ * stream, s11 where the loop is entered, s12 where a group begins, s13 what comes after the groups. */
 #define PREPARE(index, channels, steps, step_bytes, loop, next)         \
   "vmov r0, s9\n"                                                       \
   "ldrh r2, [r0, #6 + 2 * " index "]\n"                                 \
   "cmp r2, #0\n"                                                        \
   "beq.w " next "f\n"                                                   \
-  "vmov r3, s4\n"                                                       \
+  "vmov r3, s8\n"                                                       \
   "movs r4, #" channels "\n"                                            \
   "mul r3, r3, r4\n"                                                    \
   "mla r2, r2, r3, r1\n"                                                \
   "vmov s10, r2\n"                                                      \
   "vmov r3, s3\n"                                                       \
   "and r3, r3, #" steps " - 1\n"                                        \
-  "vmov r2, s5\n"                                                       \
+  "vmov r2, s4\n"                                                       \
   "movs r4, #" step_bytes "\n"                                          \
   "mla r3, r3, r4, r2\n"                                                \
   "adr.w r4, " loop "f\n"                                               \
@@ -74,9 +74,9 @@
   "cmp r0, r6\n"                                                        \
   "bne.w " label "b\n"                                                  \
   "vmov r0, s2\n"                                                       \
-  "vmov r5, s6\n"                                                       \
-  "vmov r2, s7\n"                                                       \
-  "vmov r3, s8\n"
+  "vmov r5, s5\n"                                                       \
+  "vmov r2, s6\n"                                                       \
+  "vmov r3, s7\n"
 #define FINISH(acc)                                                     \
   "smmla r4, " acc ", r5, r2\n"                                         \
   "asrs r4, r3\n"                                                       \
@@ -88,11 +88,11 @@ __attribute__((naked)) void tn_fully_connected_batch_dsp_s8(
     const tn_fully_connected_dsp_layer *layer __attribute__((unused))) {
   __asm volatile(
       "push {r4-r11, lr}\n"
-      "vldmia r0!, {s0-s5}\n"
+      "vldmia r0!, {s0-s4}\n"
       "ldr r6, [r0]\n"
       "vmov s9, r1\n"
       "adds r1, #12\n"
-      "vldmia r1!, {s6-s8}\n" /* multiplier, rounding and shift; then the stream */
+      "vldmia r1!, {s5-s8}\n" /* the fields before the stream */
       "ldr r1, [r1]\n"
 
       PREPARE("0", "6", "8", "98", "63", "2")
@@ -127,16 +127,16 @@ __attribute__((naked)) void tn_fully_connected_batch_dsp_s8(
       "81:\n" NEXT("r5") FINISH("r12")
       "b 7b\n"
 
-      "2:\n" PREPARE("1", "2", "4", "42", "22", "1")
+      "2:\n" PREPARE("1", "2", "8", "42", "22", "1")
       "adr.w r4, 21f\n"
       "adds r4, #1\n"
       "vmov s12, r4\n"
       "21:\n"
       "vmov r0, s0\n" NEXT("r11") NEXT("r12") ENTER
-      LOOP("22", TWICE(TWICE(STEP_OF_TWO)))
+      LOOP("22", TWICE(TWICE(TWICE(STEP_OF_TWO))))
       "cmp r5, #0\n"
-      "beq 82b\n"
-      "b 72b\n"
+      "bne 72b\n"
+      "b 82b\n"
 
       "1:\n" PREPARE("2", "1", "2", "28", "12", "9")
       "adr.w r4, 11f\n"
@@ -146,8 +146,8 @@ __attribute__((naked)) void tn_fully_connected_batch_dsp_s8(
       "vmov r0, s0\n" NEXT("r12") ENTER
       LOOP("12", TWICE(STEP_OF_ONE))
       "cmp r5, #0\n"
-      "beq 81b\n"
-      "b 71b\n"
+      "bne 71b\n"
+      "b 81b\n"
       "9: pop {r4-r11, pc}\n");
 }
 

@@ -15,6 +15,7 @@ typedef struct {
   uint16_t batches, inputs, outputs; /* 4 inputs or more */
   uint16_t groups[3];                /* of six, two and one */
   int32_t multiplier, rounding, shift;
+  uint32_t channel_bytes; /* of the stream */
   const uint32_t *stream;
   int8_t minimum, maximum;
 } tn_fully_connected_dsp_layer; /* assembly reads it */
@@ -26,10 +27,9 @@ typedef struct {
   const int8_t *input;
   uint32_t last; /* the word with the last inputs, if they are fewer than four */
   int8_t *output;
-  uint32_t minus_words;   /* of the input, the last one included */
-  uint32_t channel_bytes; /* of the stream */
-  uint32_t entry;         /* of the first step to run, in bytes from its start, plus the Thumb bit */
-  const int8_t *end;      /* of the whole words of the input */
+  uint32_t minus_words; /* of the input, the last one included */
+  uint32_t entry;       /* of the first step to run, in bytes from its start, plus the Thumb bit */
+  const int8_t *end;    /* of the whole words of the input */
 } tn_fully_connected_dsp_batch;
 
 /* A step begins with the load of the input, which is skipped for the last word. */

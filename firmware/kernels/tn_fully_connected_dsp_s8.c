@@ -7,11 +7,10 @@
 #include "tn_internal.h"
 
 void tn_fully_connected_dsp_s8(const tn_fully_connected_dsp_layer *layer, const int8_t *input, int8_t *output) {
-  uint32_t inputs = layer->inputs, rest = inputs & 3, words = (inputs + 3) / 4;
+  uint32_t inputs = layer->inputs, rest = inputs & 3;
   tn_fully_connected_dsp_batch batch;
   batch.output = output;
-  batch.minus_words = -words;
-  batch.channel_bytes = (words + (layer->multiplier ? 1 : 2)) * sizeof *layer->stream;
+  batch.minus_words = -((inputs + 3) / 4);
   batch.entry = (rest ? TN_FULLY_CONNECTED_DSP_LOAD_BYTES : 0) + 1;
   for (uint32_t n = layer->batches; n; n--) {
     batch.input = input;
