@@ -272,9 +272,11 @@ def test_emulate(
     with serial.Serial(port, 115200, timeout=20) as opened:
         opened.write(b"name%")
         assert b"m-ready" in opened.read_until(b"m-ready")
+    emulators = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(end)
     answer = finish(process)
     assert answer.code == 0
     assert answer.out == ""
     assert "Ctrl-C" in answer.err
-    assert not Path(port).exists(), "the emulator still runs"
+    assert len(emulators) == 1
+    assert not Path(f"/proc/{emulators[0]}").exists(), "the emulator still runs"
