@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from devices.profile import DeviceProfile, InstructionSet
+from devices.profile import DeviceProfile
 from export.graph import OpKind
 from export.kernels import kernels_of
 from export.layers import order_entry_bytes
@@ -16,7 +16,9 @@ from export.schedule import align
 from export.streams import INPUT_ROW
 
 _POINTER_BYTES = 4
-_MEASURED_CORES: dict[InstructionSet, str] = {"generic": "cortex-m4", "dsp": "cortex-m4", "helium": "cortex-m55"}
+_CORE = "cortex-m4"
+_SIMILAR_CORES = {"cortex-m0": "cortex-m0", "cortex-m0plus": "cortex-m0", "cortex-m55": "cortex-m55"}
+"""The core for which the code of another was measured; all that are not here are taken for Cortex-M4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,18 @@ class _CodeSizes:
 def flash_bytes(planned: Plan, profile: DeviceProfile) -> int:
     """Flash of the whole image: start-up code, harness, kernels, layer calls, schedule and constants.
 
-    Within a per cent of what the linker reports for the cores for which the code was measured; other cores are taken to
-    need the same code.
+    Within a per cent of what the linker reports for every emulated board.
     """
-    return profile.reserved.flash_bytes + code_bytes(planned) + constant_bytes(planned)
+    core = _SIMILAR_CORES.get(profile.core, _CORE)
+    return profile.reserved.flash_bytes + code_bytes(planned, core) + constant_bytes(planned, core)
 
 
-def code_bytes(planned: Plan) -> int:
-    """The kernels that the model uses, each once, and its layer functions with their pointers."""
-    sizes = _code_sizes(_MEASURED_CORES[planned.instruction_set])
+def code_bytes(planned: Plan, core: str = _CORE) -> int:
+    """The kernels that the model uses, each once, and its layer functions with their pointers.
+
+    ``core`` is one for which the code was measured.
+    """
+    sizes = _code_sizes(core)
     layers = [sizes.kernels[kernel.name] for kernel in kernels_of(planned.graph, planned.instruction_set)]
     used = {symbol for layer in layers for symbol in layer.symbols}
     streamed = frozenset(planned.streamed_layers)
@@ -65,10 +70,10 @@ def code_bytes(planned: Plan) -> int:
     return sum(sizes.symbols[symbol] for symbol in used) + calls + walk
 
 
-def constant_bytes(planned: Plan) -> int:
+def constant_bytes(planned: Plan, core: str = _CORE) -> int:
     """Weights, biases, multipliers, the layers' parameters, and the schedule if layers are streamed."""
     graph = planned.graph
-    sizes = _code_sizes(_MEASURED_CORES[planned.instruction_set])
+    sizes = _code_sizes(core)
     total = align(len(planned.order) * order_entry_bytes(planned)) if planned.streamed_layers else 0
     for operator, kernel in zip(graph.operators, kernels_of(graph, planned.instruction_set), strict=True):
         structs = len(operator.inputs) if operator.kind is OpKind.CONCATENATION else 1
