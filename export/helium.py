@@ -41,17 +41,15 @@ def _rounds_away(requantization: Requantization) -> bool:
     return requantization.minimum < requantization.output_zero_point
 
 
-def _can_requantize(graph: Graph, operator: Operator) -> bool:
-    requantization = numerics.conv_requantization(graph, operator)
-    largest_shift = -1 if _rounds_away(requantization) else 0
+def _shifts_right(requantization: Requantization, *, always: bool) -> bool:
+    """Whether no shift is to the left, and, if ``always``, none is 0."""
     # A multiplier of 0 makes a value of 0 of every sum, whatever the shift.
-    return bool(np.all((requantization.shifts <= largest_shift) | (requantization.multipliers == 0)))
+    return bool(np.all((requantization.shifts <= (-1 if always else 0)) | (requantization.multipliers == 0)))
 
 
-def _scaling(graph: Graph, operator: Operator) -> dict[str, object]:
+def _zero_points_and_clamps(graph: Graph, operator: Operator) -> dict[str, object]:
     requantization = numerics.conv_requantization(graph, operator)
     return {
-        "away": int(_rounds_away(requantization)),
         "input_zero_point": quantization_of(graph.input_tensors(operator)[0]).zero_point,
         "output_zero_point": requantization.output_zero_point,
         "minimum": requantization.minimum,
@@ -60,6 +58,11 @@ def _scaling(graph: Graph, operator: Operator) -> dict[str, object]:
 
 
 # --- dense convolutions -----------------------------------------------------------------------------------------------
+
+
+def _accepts_conv(graph: Graph, operator: Operator) -> bool:
+    requantization = numerics.conv_requantization(graph, operator)
+    return _shifts_right(requantization, always=_rounds_away(requantization))
 
 
 def _fits_conv(graph: Graph, operator: Operator) -> bool:
@@ -122,7 +125,8 @@ def _conv_fields(graph: Graph, operator: Operator) -> Fields:
         **geometry(graph, operator),
         "block": _block(graph, operator),
         "columns_first": int(columns_first),
-        **_scaling(graph, operator),
+        "away": int(_rounds_away(requantization)),
+        **_zero_points_and_clamps(graph, operator),
         "weights": weights.ravel(),
         "bias": bias,
         "multipliers": requantization.multipliers,
@@ -142,7 +146,7 @@ CONV_1X1_MVE = Kernel(
     scratch_bytes=lambda graph, operator: 0,
     fields=_conv_fields,
     array_bytes=_conv_arrays,
-    accepts=_can_requantize,
+    accepts=_accepts_conv,
     header=_HEADER,
 )
 CONV_MVE = Kernel(
@@ -152,7 +156,7 @@ CONV_MVE = Kernel(
     scratch_bytes=_conv_scratch,
     fields=_conv_fields,
     array_bytes=_conv_arrays,
-    accepts=_can_requantize,
+    accepts=_accepts_conv,
     header=_HEADER,
 )
 
@@ -174,7 +178,15 @@ def _fits_depthwise(graph: Graph, operator: Operator) -> bool:
 def _accepts_depthwise(graph: Graph, operator: Operator) -> bool:
     """Two products must fit into 16 bits, so no weight may be -128."""
     weights, _ = folded_weights(graph, operator)
-    return bool(weights.min(initial=0) > INT8_MIN) and _can_requantize(graph, operator)
+    requantization = numerics.conv_requantization(graph, operator)
+    always = not _is_plain(requantization)
+    return bool(weights.min(initial=0) > INT8_MIN) and _shifts_right(requantization, always=always)
+
+
+def _is_plain(requantization: Requantization) -> bool:
+    """Whether saturation is all the clamp there is, and hides how negative halves are rounded."""
+    clamps = requantization.minimum, requantization.maximum
+    return requantization.output_zero_point == INT8_MIN and clamps == (INT8_MIN, INT8_MAX)
 
 
 def _is_flat(graph: Graph, operator: Operator) -> bool:
@@ -219,8 +231,9 @@ def _depthwise_fields(graph: Graph, operator: Operator) -> Fields:
     parts = [of_blocks(bias)[:, _SUM_ORDER], taps, of_blocks(requantization.multipliers)[:, _SUM_ORDER], shifts]
     return {
         **geometry(graph, operator),
+        "plain": int(_is_plain(requantization)),
         "flat": int(_is_flat(graph, operator)),
-        **_scaling(graph, operator),
+        **_zero_points_and_clamps(graph, operator),
         "blocks": np.concatenate(parts, axis=1).astype(np.int32).ravel(),
     }
 

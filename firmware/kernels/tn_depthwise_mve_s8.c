@@ -138,9 +138,9 @@ void tn_depthwise_mve_s8(const tn_depthwise_mve_layer *layer, const int8_t *inpu
   vstrbq_s8(s.run.minimum, vdupq_n_s8(layer->minimum));
   vstrbq_s8(s.run.maximum, vdupq_n_s8(layer->maximum));
   if (taps == 9) {
-    s.compute = layer->away ? tn_depthwise_nine_away_mve_s8 : tn_depthwise_nine_mve_s8;
+    s.compute = layer->plain ? tn_depthwise_nine_plain_mve_s8 : tn_depthwise_nine_mve_s8;
   } else {
-    s.compute = layer->away ? tn_depthwise_taps_away_mve_s8 : tn_depthwise_taps_mve_s8;
+    s.compute = layer->plain ? tn_depthwise_taps_plain_mve_s8 : tn_depthwise_taps_mve_s8;
   }
   if (layer->flat) {
     s.run.next_block = -(int32_t)((4 + taps + 4 + 1) * LANES);

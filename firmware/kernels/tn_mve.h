@@ -98,7 +98,7 @@ typedef struct {
   tn_shape input, output;
   tn_window window;
   uint16_t input_ring, output_ring;
-  uint8_t away; /* 1: all shifts are negative */
+  uint8_t plain; /* 1: zero_point and minimum are -128, maximum is 127; 0: all shifts are negative */
   uint8_t
       flat; /* 1: fewer than 16 channels, or 16, that divide 16, stride_columns is 1, a row has 16 outputs or more */
   int16_t input_zero_point, output_zero_point;
@@ -132,11 +132,11 @@ typedef struct {
   uint32_t taps_count;
 } tn_depthwise_run;
 
-/* With nine taps, or any number; "away": halves of negative values are rounded away from zero. Moves the taps along. */
+/* With nine taps, or any number. Moves the taps along. */
+void tn_depthwise_nine_plain_mve_s8(const tn_depthwise_run *run);
 void tn_depthwise_nine_mve_s8(const tn_depthwise_run *run);
-void tn_depthwise_nine_away_mve_s8(const tn_depthwise_run *run);
+void tn_depthwise_taps_plain_mve_s8(const tn_depthwise_run *run);
 void tn_depthwise_taps_mve_s8(const tn_depthwise_run *run);
-void tn_depthwise_taps_away_mve_s8(const tn_depthwise_run *run);
 
 typedef struct {
   uint16_t batches, inputs, outputs; /* two outputs at least */

@@ -50,20 +50,25 @@ def shallow() -> Graph:
     return b.finish(b.conv(x, 23, (1, 4), activation=RELU))
 
 
-def depthwise() -> Graph:
+def depthwise(b: GraphBuilder | None = None) -> Graph:
     """Vectors within a pixel, across pixels, with a last block that overlaps, and of fewer channels than lanes."""
-    b = GraphBuilder((1, 14, 12, 8), seed=2, name="depthwise")
+    b = b or GraphBuilder((1, 14, 12, 8), seed=2, name="depthwise")
     x = b.depthwise(b.entry, activation=RELU)
-    x = b.depthwise(x, (3, 3), (2, 2))
+    x = b.depthwise(x, (3, 3), (2, 2), activation=RELU)
     x = b.conv(x, 37, activation=RELU)
-    x = b.depthwise(x, activation=RELU6)
-    x = b.depthwise(x, (5, 4))
+    x = b.depthwise(x, activation=RELU)
+    x = b.depthwise(x, (5, 4), activation=RELU)
     x = b.conv(x, 16)
-    x = b.depthwise(x, dilation=(2, 2))
+    x = b.depthwise(x, dilation=(2, 2), activation=RELU6)
     x = b.conv(x, 32)
     x = b.depthwise(x, (3, 3), (1, 2), same=False, activation=RELU)
     x = b.conv(x, 11)
-    return b.finish(b.depthwise(x, (2, 2)))
+    return b.finish(b.depthwise(x, (2, 2), activation=RELU))
+
+
+def rectified_depthwise() -> Graph:
+    """The same where saturation is the clamp."""
+    return depthwise(RectifiedBuilder((1, 14, 12, 8), seed=6, name="rectified depthwise"))
 
 
 def residuals() -> Graph:
@@ -83,7 +88,9 @@ def dense() -> Graph:
 
 
 @pytest.mark.parametrize(
-    "network", [windows, shallow, depthwise, residuals, dense], ids=lambda network: network.__name__
+    "network",
+    [windows, shallow, depthwise, rectified_depthwise, residuals, dense],
+    ids=lambda network: network.__name__,
 )
 def test_outputs_are_those_of_litert(network: Callable[[], Graph], tmp_path: Path) -> None:
     need("arm-none-eabi-gcc", "make", "qemu-system-arm", "cc")
