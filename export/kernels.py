@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from devices.profile import InstructionSet
 from export.dsp_add import ADD_DSP
 from export.dsp_conv import CONV_DSP
-from export.dsp_depthwise import DEPTHWISE_3X3_DSP, DEPTHWISE_DSP
+from export.dsp_depthwise import (
+    DEPTHWISE_3X3_DSP,
+    DEPTHWISE_3X3_NARROW_DSP,
+    DEPTHWISE_3X3_STRIDE2_DSP,
+    DEPTHWISE_DSP,
+)
 from export.dsp_fully_connected import FULLY_CONNECTED_DSP
 from export.generic_kernels import GENERIC
 from export.graph import Graph, Operator, OpKind
@@ -18,7 +23,12 @@ _FAMILIES: dict[InstructionSet, dict[OpKind, tuple[Kernel, ...]]] = {
     "generic": {},
     "dsp": {
         OpKind.CONV_2D: (CONV_DSP,),
-        OpKind.DEPTHWISE_CONV_2D: (DEPTHWISE_3X3_DSP, DEPTHWISE_DSP),
+        OpKind.DEPTHWISE_CONV_2D: (
+            DEPTHWISE_3X3_NARROW_DSP,
+            DEPTHWISE_3X3_DSP,
+            DEPTHWISE_3X3_STRIDE2_DSP,
+            DEPTHWISE_DSP,
+        ),
         OpKind.FULLY_CONNECTED: (FULLY_CONNECTED_DSP,),
         OpKind.ADD: (ADD_DSP,),
     },

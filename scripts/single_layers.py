@@ -12,8 +12,9 @@ Constants = tuple[tuple[tuple[int, ...], DType], ...]
 def single_layer_graphs(side: int = 4, channels: int = 4) -> list[Graph]:
     """One graph per kernel, the first a RESHAPE, on inputs of ``side`` × ``side`` × ``channels``."""
     image, wide = (1, side, side, channels), (1, side, side, 2 * channels)
-    half = (1, side // 2, side // 2, channels)
+    half, narrow = (1, side // 2, side // 2, channels), (1, 6, 6, channels)
     padded: dict[str, Any] = {"window": Window(kernel=(3, 3), padding=(1, 1)), "activation": Activation.RELU6}
+    strided: dict[str, Any] = {"window": Window((3, 3), (2, 2)), "activation": Activation.RELU6}
     pointwise: dict[str, Any] = {"window": Window(), "activation": Activation.RELU6}
     quantization = Quantization((0.5,), (0,))
     graphs = []
@@ -47,6 +48,8 @@ def single_layer_graphs(side: int = 4, channels: int = 4) -> list[Graph]:
     add(OpKind.CONV_2D, image, wide, weights(2 * channels, 3, 3, channels, outputs=2 * channels), **padded)
     add(OpKind.CONV_2D, image, wide, weights(2 * channels, 1, 1, channels, outputs=2 * channels), **pointwise)
     add(OpKind.DEPTHWISE_CONV_2D, image, image, weights(1, 3, 3, channels, outputs=channels), **padded)
+    add(OpKind.DEPTHWISE_CONV_2D, image, half, weights(1, 3, 3, channels, outputs=channels), **strided)
+    add(OpKind.DEPTHWISE_CONV_2D, narrow, narrow, weights(1, 3, 3, channels, outputs=channels), **padded)
     add(OpKind.FULLY_CONNECTED, (1, elements), (1, channels), weights(channels, elements, outputs=channels))
     add(OpKind.ADD, image, image)
     add(OpKind.AVERAGE_POOL_2D, image, half, window=Window((2, 2), (2, 2)))
