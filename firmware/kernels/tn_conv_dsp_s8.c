@@ -23,8 +23,8 @@ typedef struct {
   int32_t inner_first, inner_last;
   uint32_t run_words, run_tail; /* run_bytes / 4 and the rest */
   uint32_t outside;             /* four zero points, flipped */
-  uint32_t ends_last;           /* a row's first and last pixel are computed after the others, which are inner ones */
-  uint32_t color;               /* three kernel rows of 9 bytes */
+  uint32_t ends_last; /* a row's first and last pixel, the only ones at a border, are computed after the others */
+  uint32_t color;     /* three kernel rows of 9 bytes */
   int8_t *scratch;
   tn_conv_dsp_block block;
 } conv_call;
@@ -76,21 +76,35 @@ static void fill(int8_t *to, uint32_t stride, uint32_t words, uint32_t word) {
 /* Words of a run, in some kernel rows, whose windows' words are stride bytes and rows are step bytes apart. */
 static __attribute__((noinline)) void gather_words(const conv_call *c, const int8_t *row, uint32_t rows, uint32_t words,
                                                    int8_t *to_row, uint32_t stride, uint32_t step) {
+  uint32_t stride3 = 3 * stride;
   for (; rows; rows--) {
     const int8_t *from = row;
     int8_t *to = to_row;
-    uint32_t i = words;
-    for (; i >= 4; i -= 4) {
-      uint32_t word0 = load_word(from), word1 = load_word(from + 4);
-      uint32_t word2 = load_word(from + 8), word3 = load_word(from + 12);
-      store_word(to, word0 ^ FLIP);
-      store_word(to + stride, word1 ^ FLIP);
-      store_word(to + 2 * stride, word2 ^ FLIP);
-      store_word(to + 3 * stride, word3 ^ FLIP);
-      to += 4 * stride;
-      from += 16;
-    }
-    for (; i; i--) {
+    uint32_t fours = words / 4, word0, word1, word2, word3;
+    /* Loads side by side, which compilers do not keep there, take half as long. */
+    __asm volatile(
+        "cbz %[fours], 2f\n"
+        "1: ldr %[word0], [%[from]], #4\n"
+        "ldr %[word1], [%[from]], #4\n"
+        "ldr %[word2], [%[from]], #4\n"
+        "ldr %[word3], [%[from]], #4\n"
+        "eor %[word0], %[word0], %[flip]\n"
+        "eor %[word1], %[word1], %[flip]\n"
+        "eor %[word2], %[word2], %[flip]\n"
+        "eor %[word3], %[word3], %[flip]\n"
+        "str %[word0], [%[to]]\n"
+        "str %[word1], [%[to], %[stride]]\n"
+        "str %[word2], [%[to], %[stride], lsl #1]\n"
+        "str %[word3], [%[to], %[stride3]]\n"
+        "add %[to], %[to], %[stride], lsl #2\n"
+        "subs %[fours], %[fours], #1\n"
+        "bne 1b\n"
+        "2:\n"
+        : [from] "+r"(from), [to] "+r"(to), [fours] "+l"(fours), [word0] "=&r"(word0), [word1] "=&r"(word1),
+          [word2] "=&r"(word2), [word3] "=&r"(word3)
+        : [stride] "r"(stride), [stride3] "r"(stride3), [flip] "i"(FLIP)
+        : "cc", "memory");
+    for (uint32_t i = words % 4; i; i--) {
       store_word(to, load_word(from) ^ FLIP);
       to += stride;
       from += 4;
@@ -218,8 +232,14 @@ static void convolve(conv_call *c, uint32_t y, uint32_t pixels, int8_t *output) 
   kernel_rows rows = rows_of(c, y);
   uint32_t pixel_step = c->block.pixel_step, x = 0;
   if (c->ends_last) {
-    uint32_t last = pixels - 1;
-    if (last > 1) convolve_strip(c, &rows, 1, last / 3, output + pixel_step);
+    uint32_t last = pixels - 1, rest = (last - 1) % 3;
+    if (last > 3) convolve_strip(c, &rows, 1, (last - 1) / 3, output + pixel_step);
+    if (rest) {
+      x = last - rest;
+      gather_one(c, &rows, x, c->scratch, 8);
+      gather_one(c, &rows, x + 1, c->scratch + 4, 8);
+      tn_matmul_two_dsp_s8(&c->block, output + x * pixel_step, pixel_step);
+    }
     gather_one(c, &rows, 0, c->scratch, 8);
     gather_one(c, &rows, last, c->scratch + 4, 8);
     tn_matmul_two_dsp_s8(&c->block, output, last * pixel_step);
@@ -301,9 +321,9 @@ void tn_conv_dsp_s8(const tn_conv_dsp_layer *layer, const int8_t *input, int8_t 
   block->ring_bytes = c.ring_bytes;
 
   uint32_t inner = layer->inner_last - (uint32_t)layer->inner_first;
-  c.ends_last = layer->inner_first == 1 && inner % 3 == 0 && inner + 2 == c.columns;
+  c.ends_last = layer->inner_first == 1 && inner % 3 != 1 && inner + 2 == c.columns;
   uint32_t together = rows; /* rows that are computed as one */
-  if (layer->output_planes || (c.ends_last && layer->output.channels <= FEW_CHANNELS)) together = 1;
+  if (layer->output_planes || (c.ends_last && inner % 3 == 0 && layer->output.channels <= FEW_CHANNELS)) together = 1;
   if (together > 1) c.ends_last = 0;
   if (layer->pointwise && together > 1) { /* one long row */
     c.columns *= rows;
