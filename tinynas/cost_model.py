@@ -25,7 +25,6 @@ from scipy.optimize import nnls
 
 from devices.profile import DeviceProfile
 from devices.store import data_folder
-from export.dsp_depthwise import DEPTHWISE_3X3_DSP
 from export.graph import Graph, Operator, OpKind, macs
 from export.kernels import kernels_of
 from export.planner import Plan
@@ -204,9 +203,6 @@ def _features(graph: Graph, operator: Operator, kernel: str, *, is_streamed: boo
         gathered = work // output.shape[-1] * operator.groups
     elif operator.kind is OpKind.DEPTHWISE_CONV_2D:
         channel_rows = rows * output.shape[-1]
-        if kernel == DEPTHWISE_3X3_DSP.name:  # it has an inner loop for either stride
-            assert operator.window is not None
-            kernel = f"{kernel}.stride{operator.window.stride[1]}"
     elif not work:  # pools, means and element-wise layers touch each input element once per window that covers it
         taps = math.prod(operator.window.kernel) if operator.window else 1
         work = max(graph.input_tensors(operator)[0].elements, output.elements * taps)
