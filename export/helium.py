@@ -19,7 +19,7 @@ from export.dsp_fully_connected import ACCUMULATOR_LIMIT, accumulator_range, hig
 from export.generic_kernels import folded_weights, geometry
 from export.graph import Graph, Operator
 from export.kernel import Fields, Kernel
-from export.numerics import INT8_MAX, INT8_MIN, AddParameters, Requantization, add_parameters, quantization_of
+from export.numerics import INT8_MAX, INT8_MIN, Requantization, add_parameters, quantization_of
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -31,8 +31,10 @@ _LARGEST_BLOCK = 8 * _PIXELS
 _GATHERED_BYTES = 1024
 """What the windows gathered at a time should not exceed."""
 _POINTER_BYTES = 4
-_ADD_BITS = 20
-"""LiteRT scales both inputs of an addition up by this much."""
+_FRACTIONS = 3
+"""How many numbers of fraction bits are tried for the line that stands in for an addition."""
+_FARTHEST = 4
+"""How far from the nearest factors others are tried."""
 _INT8 = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int64)
 
 
@@ -325,37 +327,41 @@ def _line(graph: Graph, operator: Operator) -> tuple[tuple[int, int], int, int] 
     parameters = add_parameters(graph, operator)
     output_scale = quantization_of(graph.output_tensor(operator)).scale
     ratios = [quantization_of(tensor).scale / output_scale for tensor in graph.input_tensors(operator)]
-    largest = 256 * sum(ratios) + 256
-    bits = 30 - math.ceil(math.log2(largest))
-    if bits < 1:
-        return None
     exact = litert_outputs(parameters)
     is_open_below, is_open_above = exact > parameters.minimum, exact < parameters.maximum
-    for factor_a, factor_b in _close_by(*(round(ratio * (1 << bits)) for ratio in ratios)):
-        # What each pair demands of the offset. Sums beyond a clamp may lie as far beyond as they like.
-        offsets = (exact << bits) - (_INT8 * factor_a)[:, np.newaxis] - _INT8 * factor_b
-        least = int(offsets.max(initial=-(1 << 30), where=is_open_below))
-        most = int(offsets.min(initial=1 << 30, where=is_open_above)) + (1 << bits) - 1
-        if least <= most:
-            return (factor_a, factor_b), (least + most) >> 1, -bits
+    # The more bits of fraction the better, as long as a sum fits into 32 bits: it is below 256 * (ratios + 1).
+    most_bits = 31 - math.floor(math.log2(256 * (sum(ratios) + 1)))
+    for bits in range(most_bits, most_bits - _FRACTIONS, -1):
+        if bits < 1:
+            return None
+        for factor_a, factor_b in _close_by(*(round(ratio * (1 << bits)) for ratio in ratios)):
+            products = (_INT8 * factor_a)[:, np.newaxis] + _INT8 * factor_b
+            # What each pair demands of the offset. Sums beyond a clamp may lie as far beyond as they like.
+            offsets = (exact << bits) - products
+            least = int(offsets.max(initial=-(1 << 31), where=is_open_below))
+            most = int(offsets.min(initial=(1 << 31) - (1 << bits), where=is_open_above)) + (1 << bits) - 1
+            offset = (least + most) >> 1
+            fits = max(map(abs, (int(products.min()) + offset, int(products.max()) + offset, offset))) < 1 << 31
+            if least <= most and fits:
+                return (factor_a, factor_b), offset, -bits
     return None
 
 
 def _close_by(factor_a: int, factor_b: int) -> Iterator[tuple[int, int]]:
     """The factors, then others nearby, the nearest first."""
-    for distance in range(8):
+    for distance in range(_FARTHEST + 1):
         for step_a in range(-distance, distance + 1):
             for step_b in range(-distance, distance + 1):
                 if max(abs(step_a), abs(step_b)) == distance:
                     yield factor_a + step_a, factor_b + step_b
 
 
-def _accepts_line(graph: Graph, operator: Operator) -> bool:
+def _accepts_add(graph: Graph, operator: Operator) -> bool:
     # An addition has no constants that would tell a candidate.
     return not _has_scales(graph, operator) or _line(graph, operator) is not None
 
 
-def _line_fields(graph: Graph, operator: Operator) -> Fields:
+def _add_fields(graph: Graph, operator: Operator) -> Fields:
     line = _line(graph, operator)
     assert line is not None, "the kernel was chosen for a layer that it does not accept"
     factors, offset, shift = line
@@ -370,61 +376,6 @@ def _line_fields(graph: Graph, operator: Operator) -> Fields:
     }
 
 
-def _accepts_add(graph: Graph, operator: Operator) -> bool:
-    return not _has_scales(graph, operator) or add_parameters(graph, operator).output_shift < 0
-
-
-def _add_fields(graph: Graph, operator: Operator) -> Fields:
-    parameters = add_parameters(graph, operator)
-    scales, inputs = [], []
-    for zero_point, multiplier, shift in zip(
-        parameters.zero_points, parameters.multipliers, parameters.shifts, strict=True
-    ):
-        # A shift of 0 is a scale of one half, which no rounding follows.
-        bits, shift = (_ADD_BITS, shift) if shift else (_ADD_BITS + 1, -1)
-        scales.append(1 << bits)
-        inputs.append({"offset": -zero_point << bits, "multiplier": multiplier, "shift": shift})
-    return {
-        "elements": graph.output_tensor(operator).elements,
-        "away": int(_add_rounds_away(parameters)),
-        "minimum": parameters.minimum,
-        "maximum": parameters.maximum,
-        "scales": tuple(scales),
-        "inputs": tuple(inputs),
-        "output_multiplier": parameters.output_multiplier,
-        "output_shift": parameters.output_shift,
-        "output_zero_point": parameters.output_zero_point,
-    }
-
-
-def _add_rounds_away(parameters: AddParameters) -> bool:
-    """Whether any pair of inputs shows how halves of negative values are rounded."""
-
-    def scaled(values: Int64Array, multiplier: int, shift: int) -> Int64Array:
-        high = (values * multiplier + (1 << 30)) >> 31
-        return high if shift == 0 else (high + (1 << (-shift - 1))) >> -shift
-
-    first, second = (
-        scaled((_INT8 - zero_point) << _ADD_BITS, multiplier, shift)
-        for zero_point, multiplier, shift in zip(
-            parameters.zero_points, parameters.multipliers, parameters.shifts, strict=True
-        )
-    )
-    sums = scaled(first[:, np.newaxis] + second, parameters.output_multiplier, parameters.output_shift)
-    outputs = np.clip(sums + parameters.output_zero_point, parameters.minimum, parameters.maximum)
-    return not np.array_equal(outputs, litert_outputs(parameters))
-
-
-ADD_LINE_MVE = Kernel(
-    name="tn_add_line_mve_s8",
-    struct="tn_add_line_mve_layer",
-    fits=lambda graph, operator: True,
-    scratch_bytes=lambda graph, operator: 0,
-    fields=_line_fields,
-    array_bytes=lambda graph, operator: (),
-    accepts=_accepts_line,
-    header=_HEADER,
-)
 ADD_MVE = Kernel(
     name="tn_add_mve_s8",
     struct="tn_add_mve_layer",

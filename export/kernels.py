@@ -16,7 +16,7 @@ from export.dsp_depthwise import (
 from export.dsp_fully_connected import FULLY_CONNECTED_DSP
 from export.generic_kernels import GENERIC
 from export.graph import Graph, Operator, OpKind
-from export.helium import ADD_LINE_MVE, ADD_MVE, CONV_1X1_MVE, CONV_MVE, DEPTHWISE_MVE, FULLY_CONNECTED_MVE
+from export.helium import ADD_MVE, CONV_1X1_MVE, CONV_MVE, DEPTHWISE_MVE, FULLY_CONNECTED_MVE
 from export.kernel import Kernel
 
 _FAMILIES: dict[InstructionSet, dict[OpKind, tuple[Kernel, ...]]] = {
@@ -36,7 +36,7 @@ _FAMILIES: dict[InstructionSet, dict[OpKind, tuple[Kernel, ...]]] = {
         OpKind.CONV_2D: (CONV_1X1_MVE, CONV_MVE),
         OpKind.DEPTHWISE_CONV_2D: (DEPTHWISE_MVE,),
         OpKind.FULLY_CONNECTED: (FULLY_CONNECTED_MVE,),
-        OpKind.ADD: (ADD_LINE_MVE, ADD_MVE),
+        OpKind.ADD: (ADD_MVE,),
     },
 }
 """What each instruction set has that plain C has not, the kernel to prefer first."""

@@ -42,14 +42,25 @@
   "vldrw.u32 q2, [r9], #16\n" \
   "vldrw.u32 q3, [r9], #16\n"
 
-#define MULTIPLY(sums)        \
+#define MULTIPLY              \
   "vldrw.u32 q4, [r9], #16\n" \
-  "vqrdmulh.s32 " sums ", " sums ", q4\n"
+  "vqrdmulh.s32 q0, q0, q4\n" \
+  "vldrw.u32 q4, [r9], #16\n" \
+  "vqrdmulh.s32 q1, q1, q4\n" \
+  "vldrw.u32 q4, [r9], #16\n" \
+  "vqrdmulh.s32 q2, q2, q4\n" \
+  "vldrw.u32 q4, [r9], #16\n" \
+  "vqrdmulh.s32 q3, q3, q4\n"
 
-#define AWAY(sums)     \
-  "vshr.s32 q4, " sums \
-  ", #31\n"            \
-  "vadd.i32 " sums ", " sums ", q4\n"
+#define AWAY               \
+  "vshr.s32 q4, q0, #31\n" \
+  "vadd.i32 q0, q0, q4\n"  \
+  "vshr.s32 q4, q1, #31\n" \
+  "vadd.i32 q1, q1, q4\n"  \
+  "vshr.s32 q4, q2, #31\n" \
+  "vadd.i32 q2, q2, q4\n"  \
+  "vshr.s32 q4, q3, #31\n" \
+  "vadd.i32 q3, q3, q4\n"
 
 /* VRSHL looks at the lowest byte of each word only, and the shifts of q0 ... q3 are the bytes of q5's words. */
 #define SHIFTS              \
@@ -75,28 +86,26 @@
   "add r9, r9, r12\n"
 
 /* The zero point is -128, and saturation to unsigned is the clamp. */
-#define PLAIN_OUTPUT                                         \
-  MULTIPLY("q0")                                             \
-  MULTIPLY("q1") MULTIPLY("q2") MULTIPLY("q3") SHIFTS NARROW \
-      "vqmovunb.s16 q0, q0\n"                                \
-      "vqmovunt.s16 q0, q2\n"                                \
-      "mov r12, #128\n"                                      \
+#define PLAIN_OUTPUT          \
+  MULTIPLY SHIFTS NARROW      \
+      "vqmovunb.s16 q0, q0\n" \
+      "vqmovunt.s16 q0, q2\n" \
+      "mov r12, #128\n"       \
       "vadd.i8 q0, q0, r12\n" STORE
 
 /* Offsets are those of tn_depthwise_run. */
-#define OUTPUT                                                                                    \
-  MULTIPLY("q0")                                                                                  \
-  MULTIPLY("q1") MULTIPLY("q2") MULTIPLY("q3") AWAY("q0") AWAY("q1") AWAY("q2") AWAY("q3") SHIFTS \
-      "ldr r11, [sp]\n"                                                                           \
-      "ldr r12, [r11, #32]\n" NARROW                                                              \
-      "vqadd.s16 q0, q0, r12\n"                                                                   \
-      "vqadd.s16 q2, q2, r12\n"                                                                   \
-      "vqmovnb.s16 q0, q0\n"                                                                      \
-      "vqmovnt.s16 q0, q2\n"                                                                      \
-      "vldrb.8 q4, [r11]\n"                                                                       \
-      "vmax.s8 q0, q0, q4\n"                                                                      \
-      "vldrb.8 q4, [r11, #16]\n"                                                                  \
-      "vmin.s8 q0, q0, q4\n"                                                                      \
+#define OUTPUT                       \
+  MULTIPLY AWAY SHIFTS               \
+      "ldr r11, [sp]\n"              \
+      "ldr r12, [r11, #32]\n" NARROW \
+      "vqadd.s16 q0, q0, r12\n"      \
+      "vqadd.s16 q2, q2, r12\n"      \
+      "vqmovnb.s16 q0, q0\n"         \
+      "vqmovnt.s16 q0, q2\n"         \
+      "vldrb.8 q4, [r11]\n"          \
+      "vmax.s8 q0, q0, q4\n"         \
+      "vldrb.8 q4, [r11, #16]\n"     \
+      "vmin.s8 q0, q0, q4\n"         \
       "movw r11, #0x8000\n" STORE
 
 _Static_assert(offsetof(tn_depthwise_run, zero_point) == 32 && offsetof(tn_depthwise_run, blocks) == 36 &&

@@ -166,21 +166,6 @@ typedef struct {
 
 void tn_dot_six_mve_s8(const tn_dot_six_mve *dot, const int8_t *weights, int32_t *sums);
 
-/* The order of the fields is that of registers. */
-typedef struct {
-  uint32_t elements;
-  int32_t away; /* 1: halves of negative values are rounded away from zero; all shifts are negative */
-  int32_t minimum, maximum;
-  int32_t scales[2]; /* 2^20, or 2^21 to make up for a shift of 0 that has become -1 */
-  struct {
-    int32_t offset; /* -zero_point * scale */
-    int32_t multiplier, shift;
-  } inputs[2];
-  int32_t output_multiplier, output_shift, output_zero_point;
-} tn_add_mve_layer;
-
-void tn_add_mve_s8(const tn_add_mve_layer *layer, const int8_t *input_a, const int8_t *input_b, int8_t *output);
-
 /* (a * factors[0] + b * factors[1] + offset) >> -shift, clamped. export/helium.py has compared this with LiteRT's
  * arithmetic for all pairs of inputs. */
 typedef struct {
@@ -189,9 +174,8 @@ typedef struct {
   int32_t offset;
   int32_t shift; /* negative: to the right */
   int8_t minimum, maximum;
-} tn_add_line_mve_layer;
+} tn_add_mve_layer;
 
-void tn_add_line_mve_s8(const tn_add_line_mve_layer *layer, const int8_t *input_a, const int8_t *input_b,
-                        int8_t *output);
+void tn_add_mve_s8(const tn_add_mve_layer *layer, const int8_t *input_a, const int8_t *input_b, int8_t *output);
 
 #endif

@@ -72,7 +72,7 @@ def rectified_depthwise() -> Graph:
 
 
 def residuals() -> Graph:
-    """Additions with all scales, some beyond what one line can do."""
+    """Additions of tensors with scales and zero points of their own, some into one of their inputs."""
     b = GraphBuilder((1, 5, 5, 7), seed=3, name="residuals")
     x = b.entry
     for activation in (Activation.NONE, RELU, RELU6, Activation.NONE):
