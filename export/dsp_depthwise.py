@@ -69,6 +69,8 @@ class Columns:
 def columns_3x3(graph: Graph, operator: Operator) -> Columns:
     """The columns of a layer that ``_is_3x3``."""
     assert operator.window is not None
+    if _is_narrow(graph, operator):
+        return Columns(0, 1, graph.input_tensors(operator)[0].shape[2] - 4, 1)
     size, outputs = graph.input_tensors(operator)[0].shape[2], graph.output_tensor(operator).shape[2]
     stride, left = operator.window.stride[1], operator.window.padding[1]
     needed = (outputs - 1) * stride + 3 - left

@@ -44,7 +44,6 @@ __attribute__((naked)) static void core(__attribute__((unused)) const tn_depthwi
       "  smlabt r7, r6, r5, r7\n"
       TN_DEPTHWISE_REQUANTIZE("r7")
       "  strb r7, [r0]\n"
-      "9:\n"
       TN_DEPTHWISE_NEXT_CHANNEL
       /* One more column. */
       "3:\n"
@@ -65,7 +64,7 @@ __attribute__((naked)) static void core(__attribute__((unused)) const tn_depthwi
       TN_DEPTHWISE_REQUANTIZE("r8")
       "  vmov r6, s5\n"
       "  strb r8, [r0, r6]\n"
-      "  b 9b\n"
+      TN_DEPTHWISE_NEXT_CHANNEL
       /* The last of three more columns. */
       "5:\n"
       TN_DEPTHWISE_ODD_BEGIN("r10", "r12")
