@@ -1,8 +1,8 @@
 """Fully connected layers on Armv7E-M: the weights as the kernel streams them, and a requantization proved exact.
 
-LiteRT rounds the double product of accumulator and scale once. The kernel computes ``(acc * multiplier / 2**24 +
-rounding) >> shift`` with 32 bits for each figure. Both only ever rise with the accumulator, so they are the same
-function when they agree on both sides of every step of LiteRT's: a few hundred accumulators are a proof for all.
+LiteRT rounds the double product of accumulator and scale once. The kernel computes ``acc * multiplier / 2**(24 + shift)
++ 1/2`` with 32 bits for each figure. Both only ever rise with the accumulator, so they are the same function when they
+agree on both sides of every step of LiteRT's: a few hundred accumulators are a proof for all.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ ACCUMULATOR_LIMIT = 1 << 23
 """Accumulators are kept in 32 bits, 256 times as large."""
 _LARGEST_SHIFT = 22
 """A larger one would take the rounding term out of 32 bits."""
+_LARGEST_OWN_SHIFT = 31
+"""Of a channel whose shift is its own: the rounding term is added after all but the last bit have been shifted out."""
 _MULTIPLIER_STEPS = (0, 1, -1, 2, -2, 3, -3, 4, -4)
 """From the nearest multiplier, what to try: a step moves any boundary by less than 1/250 of an accumulator's unit."""
 
@@ -37,11 +39,22 @@ class HighWordRequantization:
 
     multipliers: Int64Array
     """One, or one per channel."""
-    rounding: int
-    shift: int
+    shifts: Int64Array
+    """As many."""
     zero_point: int
     minimum: int
     maximum: int
+
+    @property
+    def shift(self) -> int:
+        """The shift that all channels share."""
+        (shift,) = set(self.shifts.tolist())
+        return int(shift)
+
+    @property
+    def rounding(self) -> int:
+        """The rounding term of the shift that all channels share, the zero point included."""
+        return (1 << (self.shift - 1)) + (self.zero_point << self.shift)
 
 
 def _fits(graph: Graph, operator: Operator) -> bool:
@@ -54,25 +67,31 @@ def _accepts(graph: Graph, operator: Operator) -> bool:
     lowest, highest = accumulator_range(weights.astype(np.int64), bias.astype(np.int64))
     if weights.min() == -128 or max(-lowest.min(), highest.max()) >= ACCUMULATOR_LIMIT:
         return False
-    return high_word_requantization(graph, operator, lowest, highest) is not None
+    return high_word_requantization(graph, operator, lowest, highest, own_shifts=True) is not None
 
 
 def _fields(graph: Graph, operator: Operator) -> Fields:
     weights, bias = folded_weights(graph, operator)
     rows = weights.astype(np.int64)
-    requantization = high_word_requantization(graph, operator, *accumulator_range(rows, bias.astype(np.int64)))
+    starts = 256 * bias.astype(np.int64)
+    lowest, highest = accumulator_range(rows, bias.astype(np.int64))
+    requantization = high_word_requantization(graph, operator, lowest, highest, own_shifts=True)
     assert requantization is not None, "the kernel was chosen for a layer that it does not accept"
-    per_channel = len(requantization.multipliers) > 1
     outputs, inputs = weights.shape
-    stream = _stream(rows, bias.astype(np.int64), requantization.multipliers if per_channel else None)
+    if len(requantization.multipliers) > 1:
+        starts += requantization.shifts - 1  # products are multiples of 256, so the lowest byte keeps it
+        stream = _stream(rows, starts, requantization.multipliers)
+        figures = {"multiplier": 0, "rounding": 2 * requantization.zero_point + 1, "shift": 0}
+    else:
+        stream = _stream(rows, starts, None)
+        (multiplier,) = requantization.multipliers.tolist()
+        figures = {"multiplier": multiplier, "rounding": requantization.rounding, "shift": requantization.shift}
     return {
         "batches": graph.input_tensors(operator)[0].elements // inputs,
         "inputs": inputs,
         "outputs": outputs,
         "groups": _group_counts(outputs),
-        "multiplier": 0 if per_channel else int(requantization.multipliers[0]),
-        "rounding": requantization.rounding,
-        "shift": requantization.shift,
+        **figures,
         "channel_bytes": stream.nbytes // outputs,
         "stream": stream,
         "minimum": requantization.minimum,
@@ -114,18 +133,18 @@ def _group_counts(outputs: int) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def _stream(weights: Int64Array, bias: Int64Array, multipliers: Int64Array | None) -> UInt32Array:
+def _stream(weights: Int64Array, starts: Int64Array, multipliers: Int64Array | None) -> UInt32Array:
     """The layout that ``tn_fully_connected_dsp.h`` describes."""
     outputs, inputs = weights.shape
     fours = np.pad(weights, ((0, 0), (0, -inputs % 4))).reshape(outputs, -1, 4)
     words = np.roll(_packed(fours), 1 if inputs % 4 else 0, axis=1)
-    offset = 128 * fours[:, :, ::2].sum(axis=(1, 2))
-    starts = (256 * (bias - offset)).astype(np.uint32)
-    parts, first = [], 0
+    flipped_starts = (starts - 256 * 128 * fours[:, :, ::2].sum(axis=(1, 2))).astype(np.uint32)
+    parts: list[UInt32Array] = []
+    first = 0
     for size, count in zip(_GROUPS, _group_counts(outputs), strict=True):
         for _ in range(count):
             group = slice(first, first + size)
-            parts += [starts[group], words[group].T.ravel()]
+            parts += [flipped_starts[group], words[group].T.ravel()]
             if multipliers is not None:
                 parts.append(multipliers[group].astype(np.uint32))
             first += size
@@ -140,33 +159,35 @@ def _packed(fours: Int64Array) -> UInt32Array:
 
 
 def high_word_requantization(
-    graph: Graph, operator: Operator, lowest: Int64Array, highest: Int64Array
+    graph: Graph, operator: Operator, lowest: Int64Array, highest: Int64Array, *, own_shifts: bool = False
 ) -> HighWordRequantization | None:
-    """Multipliers that give LiteRT's output for every accumulator of each channel's range; None if none were found."""
+    """Multipliers that give LiteRT's output for every accumulator of each channel's range; None if none were found.
+
+    Channels share one shift, or have their own, which gives those of small scales better multipliers.
+    """
     scales = np.array(effective_scales(graph, operator))
     if len(scales) == 1:
-        lowest, highest = lowest.min(keepdims=True), highest.max(keepdims=True)
+        lowest, highest, own_shifts = lowest.min(keepdims=True), highest.max(keepdims=True), False
     output = quantization_of(graph.output_tensor(operator))
     minimum, maximum = activation_range(operator.activation, output)
-    _, exponent = math.frexp(scales.max())
-    shift = min(7 - exponent, _LARGEST_SHIFT)
-    if shift < 1:
+    shifts = 7 - np.frexp(scales)[1].astype(np.int64)
+    shifts = np.minimum(shifts, _LARGEST_OWN_SHIFT if own_shifts else min(int(shifts.min()), _LARGEST_SHIFT))
+    if shifts.min() < 1:
         return None
-    nearest = np.rint(np.ldexp(scales, 24 + shift)).astype(np.int64)
-    rounding = (1 << (shift - 1)) + (output.zero_point << shift)
+    nearest = np.rint(np.ldexp(scales, 24 + shifts)).astype(np.int64)
     found = np.zeros_like(nearest)
     todo = np.arange(len(scales))
     accumulators = _around_steps(scales, lowest, highest, output.zero_point, minimum, maximum)
-    exact = _double_rounded(accumulators, scales) + output.zero_point
-    exact = np.clip(exact, minimum, maximum)
+    exact = np.clip(_double_rounded(accumulators, scales) + output.zero_point, minimum, maximum)
     for step in _MULTIPLIER_STEPS:
         candidates = np.clip(nearest[todo] + step, 1, 2**31 - 1)
-        scaled = (accumulators[todo] * 256 * candidates[:, np.newaxis]) >> 32
-        agrees = np.all(np.clip((scaled + rounding) >> shift, minimum, maximum) == exact[todo], axis=1)
+        halves = (accumulators[todo] * 256 * candidates[:, np.newaxis]) >> (31 + shifts[todo, np.newaxis])
+        outputs = (halves + 2 * output.zero_point + 1) >> 1
+        agrees = np.all(np.clip(outputs, minimum, maximum) == exact[todo], axis=1)
         found[todo[agrees]] = candidates[agrees]
         todo = todo[~agrees]
         if not len(todo):
-            return HighWordRequantization(found, rounding, shift, output.zero_point, minimum, maximum)
+            return HighWordRequantization(found, shifts, output.zero_point, minimum, maximum)
     return None
 
 

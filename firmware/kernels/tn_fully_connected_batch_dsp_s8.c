@@ -82,6 +82,15 @@
   "asrs r4, r3\n"                                                       \
   "ssat r4, #8, r4\n"                                                   \
   "strb r4, [r0], #1\n"
+/* With the channel's own multiplier, and its own shift less 1 in the lowest byte of the accumulator. */
+#define FINISH_OWN(acc)                                                 \
+  NEXT("r5")                                                            \
+  "bic r4, " acc ", #255\n"                                             \
+  "smmul r4, r4, r5\n"                                                  \
+  "asr.w r4, r4, " acc "\n"                                             \
+  "add r4, r2\n"                                                        \
+  "ssat r4, #8, r4, asr #1\n"                                           \
+  "strb r4, [r0], #1\n"
 
 __attribute__((naked)) void tn_fully_connected_batch_dsp_s8(
     const tn_fully_connected_dsp_batch *batch __attribute__((unused)),
@@ -122,9 +131,9 @@ __attribute__((naked)) void tn_fully_connected_batch_dsp_s8(
       "vmov r3, s13\n"
       "bx r3\n"
       "86:\n"
-      NEXT("r5") FINISH("r7") NEXT("r5") FINISH("r8") NEXT("r5") FINISH("r9") NEXT("r5") FINISH("r10")
-      "82:\n" NEXT("r5") FINISH("r11")
-      "81:\n" NEXT("r5") FINISH("r12")
+      FINISH_OWN("r7") FINISH_OWN("r8") FINISH_OWN("r9") FINISH_OWN("r10")
+      "82:\n" FINISH_OWN("r11")
+      "81:\n" FINISH_OWN("r12")
       "b 7b\n"
 
       "2:\n" PREPARE("1", "2", "8", "42", "22", "1")

@@ -60,6 +60,15 @@ def read_stream(fields: Any) -> tuple[list[list[int]], list[int], list[int]]:
     return weights, biases, multipliers
 
 
+def kernel_outputs(fields: Any, sums: np.ndarray, multipliers: np.ndarray) -> np.ndarray:
+    """From 256-fold sums [..., channels]. A channel's own shift, less 1, is in the lowest byte of its sum."""
+    if fields["multiplier"]:
+        outputs = ((sums * multipliers >> 32) + fields["rounding"]) >> fields["shift"]
+    else:
+        outputs = (((sums & ~255) * multipliers >> 32 >> (sums & 255)) + fields["rounding"]) >> 1
+    return np.asarray(np.clip(outputs, fields["minimum"], fields["maximum"]))
+
+
 @pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
 @pytest.mark.parametrize("seed", range(3))
 def test_the_stream_holds_the_layer(inputs: int, outputs: int, seed: int) -> None:
@@ -73,7 +82,7 @@ def test_the_stream_holds_the_layer(inputs: int, outputs: int, seed: int) -> Non
     padded = np.pad(expected, ((0, 0), (0, -inputs % 4)))
     assert np.array_equal(np.array(weights), padded)
     offsets = 128 * padded[:, ::2].astype(np.int64).sum(axis=1)
-    assert [int(bias) for bias in (256 * (folded - offsets)) % 2**32] == biases
+    assert [int(bias) for bias in (folded - offsets) % 2**24] == [bias >> 8 for bias in biases]
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
@@ -88,9 +97,8 @@ def test_outputs_are_litert_s(inputs: int, outputs: int, activation: Activation)
     flipped = np.pad(data.astype(np.int64), ((0, 0), (0, -inputs % 4)))
     flipped[:, ::2] += 128
     sums = (256 * (flipped @ weights.T) + biases + 2**31) % 2**32 - 2**31
-    scaled = ((sums * multipliers >> 32) + fields["rounding"]) >> fields["shift"]
     (expected,) = run_reference(write_tflite(graph), [data])
-    assert np.array_equal(np.clip(scaled, fields["minimum"], fields["maximum"]), expected)
+    assert np.array_equal(kernel_outputs(fields, sums, multipliers), expected)
 
 
 def scaled_layer(scale: float, zero_point: int, seed: int) -> tuple[Graph, Operator]:
@@ -111,13 +119,29 @@ def test_every_accumulator_is_rounded_as_a_double_is(scale: float, zero_point: i
     fields: Any = FULLY_CONNECTED_DSP.fields(graph, operator)
     lowest, highest = accumulator_range(*(part.astype(np.int64) for part in folded_weights(graph, operator)))
     accumulators = np.arange(lowest.min(), highest.max() + 1)
-    found = ((accumulators * 256 * fields["multiplier"] >> 32) + fields["rounding"]) >> fields["shift"]
+    found = kernel_outputs(fields, accumulators * 256, np.array(fields["multiplier"]))
     (exact,) = effective_scales(graph, operator)
     products = accumulators * exact
     rounded = np.trunc(products) + np.where(np.abs(products - np.trunc(products)) >= 0.5, np.sign(products), 0)
     assert round_half_away(float(products[1])) == rounded[1]
     zero_point = quantization_of(graph.output_tensor(operator)).zero_point
-    assert np.array_equal(np.clip(found, -128, 127), np.clip(rounded + zero_point, -128, 127))
+    assert np.array_equal(found, np.clip(rounded + zero_point, -128, 127))
+
+
+def test_channels_of_very_different_scales_are_accepted() -> None:
+    """One shift for all would leave too few bits to the multipliers of small scales."""
+    graph, operator = layer(640, 100, 5)
+    scales = tuple(float(np.float32(scale)) for scale in np.geomspace(1e-4, 5e-3, 100))
+    graph = with_data(graph, operator.inputs[1], quantization=Quantization(scales, (0,) * 100))
+    assert FULLY_CONNECTED_DSP.accepts(graph, operator)
+    fields: Any = FULLY_CONNECTED_DSP.fields(graph, operator)
+    weights, bias = (part.astype(np.int64) for part in folded_weights(graph, operator))
+    _, starts, multipliers = (np.array(part, np.int64) for part in read_stream(fields))
+    data = np.random.default_rng(6).integers(-128, 128, (500, 640))
+    accumulators = data @ weights.T + bias
+    rounded = np.trunc(np.abs(accumulators * effective_scales(graph, operator)) + 0.5) * np.sign(accumulators)
+    expected = np.clip(rounded + quantization_of(graph.output_tensor(operator)).zero_point, -128, 127)
+    assert np.array_equal(kernel_outputs(fields, accumulators * 256 + starts % 256, multipliers), expected)
 
 
 def test_what_the_kernel_cannot_do_is_refused() -> None:
