@@ -8,6 +8,7 @@ of the four products, so accumulators and biases are 256 times what they are els
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -116,7 +117,9 @@ def inner_columns(graph: Graph, operator: Operator) -> tuple[int, int]:
     return first, max(first, last)
 
 
+@lru_cache(maxsize=64)
 def _layer_rounding(graph: Graph, operator: Operator) -> Rounding | None:
+    """Cached, because the search for one rounding takes long for a layer that has none, and is asked for many times."""
     weights, bias = folded_weights(graph, operator)
     return rounding_of(numerics.conv_requantization(graph, operator), *accumulator_range(weights, bias))
 

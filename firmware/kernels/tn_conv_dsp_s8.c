@@ -212,7 +212,8 @@ static inline uint32_t entry_of(uint32_t steps, uint32_t unrolled, uint32_t step
 }
 
 /* Three inner pixels, blocks times. */
-static inline void convolve_strip(conv_call *c, const kernel_rows *rows, uint32_t x, uint32_t blocks, int8_t *output) {
+static __attribute__((noinline)) void convolve_strip(conv_call *c, const kernel_rows *rows, uint32_t x, uint32_t blocks,
+                                                     int8_t *output) {
   const tn_window *w = &c->layer->window;
   tn_conv_dsp_block *three = &c->block;
   uint32_t tail_index = rows->first * c->run_tail;
