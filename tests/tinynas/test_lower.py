@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +96,10 @@ def test_layers_are_those_of_the_exported_file(pair: tuple[Graph, Graph]) -> Non
 
 
 def test_costs_are_those_of_the_exported_file(pair: tuple[Graph, Graph]) -> None:
+    """Without the values: an untrained network's biases are out of all proportion, which its kernels do not take."""
     lowered, read = pair
     profile = load_profile("stm32f405")
+    read = dataclasses.replace(read, tensors=tuple(dataclasses.replace(tensor, data=None) for tensor in read.tensors))
     first, second = plan(lowered, profile.instruction_set), plan(read, profile.instruction_set)
     assert first.arena_bytes == second.arena_bytes
     assert first.lower_bound_bytes == second.lower_bound_bytes
