@@ -45,3 +45,8 @@ class Kernel:
     """Its struct says whether a convolution's output, or a depthwise layer's input, is stored as planes."""
     header: str = "tn_kernels.h"
     """Declares the function and its struct."""
+
+    @property
+    def takes_any_values(self) -> bool:
+        """Whether the shapes alone decide."""
+        return self.accepts is _always

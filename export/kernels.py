@@ -76,8 +76,13 @@ def kernel_of(graph: Graph, operator: Operator, instruction_set: InstructionSet)
 
 def scratch_bytes(graph: Graph, operator: Operator, instruction_set: InstructionSet) -> int:
     """Scratch memory of the layer: the most that any kernel needs that the weights' values may choose."""
-    kernels = candidate_kernels(operator.kind, instruction_set)
-    return max(kernel.scratch_bytes(graph, operator) for kernel in kernels if kernel.fits(graph, operator))
+    most = 0
+    for kernel in candidate_kernels(operator.kind, instruction_set):
+        if kernel.fits(graph, operator):
+            most = max(most, kernel.scratch_bytes(graph, operator))
+            if kernel.takes_any_values:
+                break
+    return most
 
 
 def kernels_of(graph: Graph, instruction_set: InstructionSet) -> tuple[Kernel, ...]:

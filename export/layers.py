@@ -15,7 +15,7 @@ from export.graph import DType, Graph, Operator, OpKind
 from export.kernel import Fields, Kernel
 from export.kernels import VIEW, tensors_in_planes
 from export.planner import Plan
-from export.schedule import is_reduction, is_windowed, row_bytes, rows, units
+from export.schedule import is_reduction, is_windowed, row_access, row_bytes, rows
 
 ROW = "row"
 """In a streamed layer's call: the C variable with the unit that it computes."""
@@ -110,13 +110,13 @@ class _LayerWriter:
                 assert scratch is not None
                 arguments.append(f"tn_arena + {scratch.offset}")
             if takes_rows_:
-                arguments += [ROW, "1"] if self._streamed else ["0", str(units(self._graph, self._operator))]
+                arguments += [ROW, "1"] if self._streamed else ["0", str(row_access(self._graph, self._operator).units)]
             self._call("parameters", self._operator, arguments)
         title = re.sub(r"[^ -~]|\*/|/\*|\\", "?", f"{self._operator.kind.value}, {self._operator.name}")
         counter = None
         if any(re.search(rf"\b{ROW}\b", call) for call in self._calls):
             index = self._plan.streamed_layers.index(self._layer)
-            counter = RowCounter(index, units(self._graph, self._operator))
+            counter = RowCounter(index, row_access(self._graph, self._operator).units)
         return LayerCode(self._prefix, title, tuple(self._arrays), tuple(self._structs), tuple(self._calls), counter)
 
     def _call(self, name: str, operator: Operator, arguments: list[str]) -> None:

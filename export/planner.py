@@ -20,13 +20,12 @@ from export.kernels import scratch_bytes
 from export.placement import Bytes, Occupant, bytes_alive, place
 from export.schedule import (
     elementwise,
-    first_needed_row,
     is_reduction,
     is_streamable,
     is_windowed,
+    row_access,
     row_bytes,
     rows,
-    units,
 )
 from export.segments import Cuts, choose_cuts, layer_by_layer, shared_storage
 from export.streams import INPUT_ROW, Tick, ring_rows, stream_ticks
@@ -354,10 +353,10 @@ class _Planning:
         """Per tick, the first byte of the tensor that ``layer`` still reads, in that tick or later."""
         operator, tensor = self._graph.operators[layer], self._graph.tensors[index]
         ticks = self._ticks_of[layer]
-        first = (
-            [0] if len(ticks) == 1 else [first_needed_row(self._graph, operator, unit) for unit in range(len(ticks))]
-        )
-        first_row = np.array([*first, rows(tensor)], np.int64)
+        access = row_access(self._graph, operator)
+        units = np.arange(len(ticks) if len(ticks) > 1 else 1)
+        first = np.clip(units * access.stride - access.before, 0, access.height)
+        first_row = np.append(first, rows(tensor))
         done = np.searchsorted(ticks, time, side="right" if side == "right" else "left")
         return np.asarray(first_row[done] * row_bytes(tensor), np.int64)
 
@@ -366,4 +365,4 @@ def _ticks_when_whole(graph: Graph, layer: int) -> int:
     """A layer whose kernel goes row by row also when it runs whole has a tick for each."""
     operator = graph.operators[layer]
     row_by_row = is_windowed(graph, operator) or elementwise(graph, operator) or is_reduction(graph, operator)
-    return units(graph, operator) if row_by_row else 1
+    return row_access(graph, operator).units if row_by_row else 1

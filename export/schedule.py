@@ -6,6 +6,8 @@ average over the whole map) the sums of one more input row.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from export.graph import DType, Graph, Operator, OpKind, Tensor
 
 ALIGNMENT = 4
@@ -74,35 +76,45 @@ def units(graph: Graph, operator: Operator) -> int:
     return rows(graph.tensors[operator.inputs[0]] if is_reduction(graph, operator) else graph.output_tensor(operator))
 
 
-def rows_done(graph: Graph, operator: Operator, units_done: int) -> int:
-    """How many output rows are complete after so many units."""
+@dataclass(frozen=True, slots=True)
+class RowAccess:
+    """Which rows of its inputs a streamable layer reads, unit by unit."""
+
+    units: int
+    height: int
+    """Rows of an input."""
+    stride: int
+    before: int
+    """Rows by which the first unit's window reaches over the top."""
+    reach: int
+    """From a window's first row to its last."""
+    adds_up: bool
+    """A reduction: its one output row is complete after the last unit."""
+
+    def first_needed(self, unit: int) -> int:
+        """The topmost input row that the units from ``unit`` on still read; the input's height when they read none."""
+        return min(max(unit * self.stride - self.before, 0), self.height)
+
+    def last_needed(self, unit: int) -> int:
+        """The bottommost input row that ``unit`` or one before it reads; -1 when they read none."""
+        return min(max(unit * self.stride - self.before + self.reach, -1), self.height - 1)
+
+    def rows_done(self, units_done: int) -> int:
+        """How many output rows are complete after so many units."""
+        return int(units_done == self.units) if self.adds_up else units_done
+
+
+def row_access(graph: Graph, operator: Operator) -> RowAccess:
+    """How a streamable layer goes through its inputs."""
+    height = rows(graph.tensors[operator.inputs[0]])
     if is_reduction(graph, operator):
-        return int(units_done == units(graph, operator))
-    return units_done
-
-
-def first_needed_row(graph: Graph, operator: Operator, unit: int) -> int:
-    """The topmost input row that the units from ``unit`` on still read; the input's height when they read none."""
-    height = rows(graph.tensors[operator.inputs[0]])
+        return RowAccess(height, height, 1, 0, 0, adds_up=True)
+    count = rows(graph.output_tensor(operator))
     if operator.kind is OpKind.PAD:
-        first = unit - operator.pads[1][0]
-    elif is_windowed(graph, operator):
-        assert operator.window is not None
-        first = unit * operator.window.stride[0] - operator.window.padding[0]
-    else:
-        first = unit
-    return min(max(first, 0), height)
-
-
-def last_needed_row(graph: Graph, operator: Operator, unit: int) -> int:
-    """The bottommost input row that ``unit`` or one before it reads; -1 when they read none."""
-    height = rows(graph.tensors[operator.inputs[0]])
-    if operator.kind is OpKind.PAD:
-        last = unit - operator.pads[1][0]
-    elif is_windowed(graph, operator):
+        return RowAccess(count, height, 1, operator.pads[1][0], 0, adds_up=False)
+    if operator.kind in _WINDOWED:
         window = operator.window
         assert window is not None
-        last = unit * window.stride[0] - window.padding[0] + (window.kernel[0] - 1) * window.dilation[0]
-    else:
-        last = unit
-    return min(max(last, -1), height - 1)
+        reach = (window.kernel[0] - 1) * window.dilation[0]
+        return RowAccess(count, height, window.stride[0], window.padding[0], reach, adds_up=False)
+    return RowAccess(count, height, 1, 0, 0, adds_up=False)

@@ -8,9 +8,10 @@ planner then lays out the chosen ones exactly.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 from export.graph import Graph, Operator, OpKind
-from export.schedule import align, elementwise, is_streamable, row_bytes, rows, units
+from export.schedule import align, elementwise, is_streamable, row_access, row_bytes, rows
 from export.streams import ring_rows, stream_ticks
 
 Cuts = tuple[range, ...]
@@ -95,6 +96,10 @@ def choose_cuts(graph: Graph, scratch: list[int], *, stream_input: bool = False)
         choices += [max(need, least[stop]) for stop, need in streams[start]]
         least[start] = min(choices)
     limit = least[0]
+    per_layer = (
+        row_access(graph, operator).units if is_streamable(graph, operator) else 0 for operator in graph.operators
+    )
+    rows_before = [0, *accumulate(per_layer)]
     # Among the cuts that keep to it, the fewest rows that are streamed.
     work = [0] * (count + 1)
     following = list(range(1, count + 2))
@@ -104,7 +109,7 @@ def choose_cuts(graph: Graph, scratch: list[int], *, stream_input: bool = False)
             best = work[start + 1]
         for stop, need in streams[start]:
             if need <= limit and work[stop] < _NEVER:
-                rows_streamed = sum(units(graph, graph.operators[layer]) for layer in range(start, stop))
+                rows_streamed = rows_before[stop] - rows_before[start]
                 if work[stop] + rows_streamed < best:
                     best, next_cut = work[stop] + rows_streamed, stop
         work[start], following[start] = best, next_cut

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from export.graph import Graph
-from export.schedule import first_needed_row, is_reduction, last_needed_row, rows, rows_done, units
+from export.schedule import RowAccess, row_access, rows
 
 INPUT_ROW = -1
 """Stands in the schedule for the arrival of the next row of a streamed input."""
@@ -41,23 +41,30 @@ class _Demand:
     _ticks: list[Tick] = field(default_factory=list)
     _done: dict[int, int] = field(default_factory=dict)
     _producer: dict[int, int] = field(default_factory=dict)
+    _access: dict[int, RowAccess] = field(default_factory=dict)
+    _sources: dict[int, list[int]] = field(default_factory=dict)
+    """Of each layer, the producers of its inputs inside of the stream."""
 
     def run(self) -> list[Tick]:
         graph = self.graph
-        for layer in self.layers:
-            self._done[layer] = 0
-            for tensor in graph.operators[layer].outputs:
-                self._producer[tensor] = layer
         if self.stream_input:
             self._done[INPUT_ROW] = 0
             self._producer[graph.inputs[0]] = INPUT_ROW
+        for layer in self.layers:
+            operator = graph.operators[layer]
+            self._done[layer] = 0
+            self._access[layer] = row_access(graph, operator)
+            self._sources[layer] = [
+                self._producer[index] for index in graph.activations_in(operator) if index in self._producer
+            ]
+            self._producer.update(dict.fromkeys(operator.outputs, layer))
         sinks = self._sinks()
         driver = sinks.pop()
-        total = units(graph, graph.operators[driver])
+        total = self._access[driver].units
         for unit in range(total):
             self._run_until(driver, unit + 1)
             for sink in sinks:  # what else is read outside keeps pace
-                self._run_until(sink, -(-units(graph, graph.operators[sink]) * (unit + 1) // total))
+                self._run_until(sink, -(-self._access[sink].units * (unit + 1) // total))
         if self.stream_input:  # rows that nobody needs arrive all the same
             self._run_until(INPUT_ROW, rows(graph.tensors[graph.inputs[0]]))
         return self._ticks
@@ -78,22 +85,17 @@ class _Demand:
         while self._done[layer] < count:
             unit = self._done[layer]
             if layer != INPUT_ROW:
-                operator = self.graph.operators[layer]
-                for index in self.graph.activations_in(operator):
-                    producer = self._producer.get(index)
-                    if producer is not None:
-                        self._run_until(
-                            producer, self._units_for(producer, last_needed_row(self.graph, operator, unit))
-                        )
+                row = self._access[layer].last_needed(unit)
+                for producer in self._sources[layer]:
+                    self._run_until(producer, self._units_for(producer, row))
             self._ticks.append(Tick(layer, unit))
             self._done[layer] = unit + 1
 
     def _units_for(self, producer: int, row: int) -> int:
         """Units of ``producer`` after which its output has ``row``."""
-        if producer == INPUT_ROW:
-            return row + 1
-        operator = self.graph.operators[producer]
-        return units(self.graph, operator) if is_reduction(self.graph, operator) else row + 1
+        if producer != INPUT_ROW and self._access[producer].adds_up:
+            return self._access[producer].units
+        return row + 1
 
 
 def ring_rows(graph: Graph, ticks: list[Tick], storage: Mapping[int, int]) -> dict[int, int]:
@@ -111,23 +113,22 @@ def ring_rows(graph: Graph, ticks: list[Tick], storage: Mapping[int, int]) -> di
         reads[layer] = []
         if layer != INPUT_ROW:
             reads[layer] = list(dict.fromkeys(storage[i] for i in graph.activations_in(graph.operators[layer])))
+    access = {layer: row_access(graph, graph.operators[layer]) for layer in runs if layer != INPUT_ROW}
     written = {root: 0 for roots in writes.values() for root in roots}
     needed: dict[int, dict[int, int]] = {root: {} for root in written}
     for layer, roots in reads.items():
         for root in roots:
             if root in needed:
-                needed[root][layer] = first_needed_row(graph, graph.operators[layer], 0)
+                needed[root][layer] = access[layer].first_needed(0)
     most = dict.fromkeys(written, 1)
     for tick in ticks:
         for root in writes[tick.layer]:
             done = tick.unit + 1
-            written[root] = done if tick.layer == INPUT_ROW else rows_done(graph, graph.operators[tick.layer], done)
+            written[root] = done if tick.layer == INPUT_ROW else access[tick.layer].rows_done(done)
             if needed[root]:
                 most[root] = max(most[root], written[root] - min(needed[root].values()))
         for root in reads[tick.layer]:
             if root in needed:
                 finished = tick.unit + 1 == runs[tick.layer]
-                needed[root][tick.layer] = (
-                    _ALL_ROWS if finished else first_needed_row(graph, graph.operators[tick.layer], tick.unit + 1)
-                )
+                needed[root][tick.layer] = _ALL_ROWS if finished else access[tick.layer].first_needed(tick.unit + 1)
     return most

@@ -24,7 +24,7 @@ from export.graph import Graph
 from export.kernel import Kernel
 from export.kernels import VIEW, all_kernels, candidate_kernels
 from export.planner import Buffer, Plan, Segment, plan
-from export.schedule import align, is_streamable, units
+from export.schedule import align, is_streamable, row_access
 from export.streams import INPUT_ROW
 from export.synthetic import with_random_weights
 from scripts.single_layers import chain_of_relus, single_layer_graphs
@@ -104,7 +104,7 @@ def streamed(planned: Plan, *, stream_input: bool = False) -> Plan:
         segments=(Segment(tuple(range(len(graph.operators))), streamed=True),),
         order=(
             *((INPUT_ROW,) if stream_input else ()),
-            *(i for i, operator in enumerate(graph.operators) for _ in range(units(graph, operator))),
+            *(i for i, operator in enumerate(graph.operators) for _ in range(row_access(graph, operator).units)),
         ),
         buffers=(
             *(

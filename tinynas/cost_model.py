@@ -28,7 +28,7 @@ from devices.store import data_folder
 from export.graph import Graph, Operator, OpKind, macs
 from export.kernels import kernels_of
 from export.planner import Plan
-from export.schedule import units
+from export.schedule import row_access
 from tinynas.errors import SearchError
 from tinynas.files import write_atomically
 
@@ -206,7 +206,7 @@ def _features(graph: Graph, operator: Operator, kernel: str, *, is_streamed: boo
     elif not work:  # pools, means and element-wise layers touch each input element once per window that covers it
         taps = math.prod(operator.window.kernel) if operator.window else 1
         work = max(graph.input_tensors(operator)[0].elements, output.elements * taps)
-    calls = units(graph, operator) if is_streamed else 1
+    calls = row_access(graph, operator).units if is_streamed else 1
     values = (work, output.elements, gathered, pixels, channel_rows, rows, calls)
     return LayerFeatures(kernel, tuple(map(float, values)))
 
