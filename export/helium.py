@@ -68,8 +68,7 @@ def _accepts_conv(graph: Graph, operator: Operator) -> bool:
 
 
 def _fits_conv(graph: Graph, operator: Operator) -> bool:
-    assert operator.window is not None
-    return operator.groups == 1 and operator.window.dilation[1] == 1 and graph.output_tensor(operator).shape[-1] > 1
+    return operator.groups == 1 and graph.output_tensor(operator).shape[-1] > 1
 
 
 def _fits_conv_1x1(graph: Graph, operator: Operator) -> bool:
@@ -89,8 +88,9 @@ def _fits_conv_window(graph: Graph, operator: Operator) -> bool:
 
 def _columns_first(graph: Graph, operator: Operator) -> bool:
     """Whether windows are gathered column by column, which copies no input twice, but more and shorter pieces."""
-    assert operator.window is not None
-    return operator.window.kernel[1] * graph.input_tensors(operator)[0].shape[-1] > _LANES
+    window = operator.window
+    assert window is not None
+    return window.dilation[1] == 1 and window.kernel[1] * graph.input_tensors(operator)[0].shape[-1] > _LANES
 
 
 def _block(graph: Graph, operator: Operator) -> int:

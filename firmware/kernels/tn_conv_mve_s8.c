@@ -46,39 +46,53 @@ static void fill_pieces(int8_t *to, uint32_t to_step, int8x16_t value, uint32_t 
   }
 }
 
-/* Windows of neighbouring pixels one after the other, each row by row. */
-static void gather_windows(const tn_conv_mve_layer *layer, const int8_t *const *rows, uint32_t x, uint32_t pixels,
-                           int8_t *to) {
+/* Some neighbouring columns of the windows of neighbouring pixels, which lie one after the other, each row by row. */
+static void gather_part(const tn_conv_mve_layer *layer, const int8_t *const *rows, int32_t origin, uint32_t columns,
+                        uint32_t pixels, int8_t *to) {
   const tn_window *w = &layer->window;
-  uint32_t channels = layer->input.channels, run = w->kernel_columns * channels, kernel_rows = w->kernel_rows;
-  uint32_t depth = kernel_rows * run;
+  uint32_t channels = layer->input.channels, part = columns * channels, kernel_rows = w->kernel_rows;
+  uint32_t run = w->kernel_columns * channels, depth = kernel_rows * run;
   int8x16_t outside = vdupq_n_s8((int8_t)layer->input_zero_point);
-  int32_t stride = w->stride_columns, origin = (int32_t)x * stride - w->padding_left;
-  int32_t room = layer->input.columns - w->kernel_columns;
+  int32_t stride = w->stride_columns, room = layer->input.columns - (int32_t)columns;
   while (pixels) {
     uint32_t before, inside, count = 1; /* pixels that read the same part of the input's rows */
-    clip(origin, w->kernel_columns, layer->input.columns, &before, &inside);
+    clip(origin, (int32_t)columns, layer->input.columns, &before, &inside);
     if (origin >= 0 && origin <= room) {
       count = (uint32_t)(room - origin) / w->stride_columns + 1;
       if (count > pixels) count = pixels;
     }
     before *= channels;
     inside *= channels;
-    uint32_t after = run - before - inside, offset = (uint32_t)(origin * (int32_t)channels) + before;
-    int8_t *part = to;
+    uint32_t after = part - before - inside, offset = (uint32_t)(origin * (int32_t)channels) + before;
+    int8_t *row = to;
     for (uint32_t ky = 0; ky < kernel_rows; ky++) {
       if (rows[ky]) {
-        if (before) tn_fill_mve(part, outside, before);
-        copy_pieces(part + before, depth, rows[ky] + offset, (uint32_t)stride * channels, inside, count);
-        if (after) tn_fill_mve(part + before + inside, outside, after);
+        if (before) tn_fill_mve(row, outside, before);
+        copy_pieces(row + before, depth, rows[ky] + offset, (uint32_t)stride * channels, inside, count);
+        if (after) tn_fill_mve(row + before + inside, outside, after);
       } else {
-        fill_pieces(part, depth, outside, run, count);
+        fill_pieces(row, depth, outside, part, count);
       }
-      part += run;
+      row += run;
     }
     to += count * depth;
     origin += (int32_t)count * stride;
     pixels -= count;
+  }
+}
+
+static void gather_windows(const tn_conv_mve_layer *layer, const int8_t *const *rows, uint32_t x, uint32_t pixels,
+                           int8_t *to) {
+  const tn_window *w = &layer->window;
+  int32_t origin = (int32_t)x * w->stride_columns - w->padding_left;
+  if (w->dilation_columns == 1) {
+    gather_part(layer, rows, origin, w->kernel_columns, pixels, to);
+    return;
+  }
+  for (uint32_t kx = w->kernel_columns; kx; kx--) {
+    gather_part(layer, rows, origin, 1, pixels, to);
+    origin += w->dilation_columns;
+    to += layer->input.channels;
   }
 }
 

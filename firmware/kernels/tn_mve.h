@@ -15,11 +15,12 @@
 
 typedef struct {
   tn_shape input, output;
-  tn_window window; /* dilation_columns is 1 */
+  tn_window window;
   uint16_t input_ring, output_ring;
-  uint16_t block;        /* output columns whose windows are gathered at a time */
-  uint8_t columns_first; /* order of a window's taps: 0 is row, column, channel; 1 is column, row, channel */
-  uint8_t away;          /* 1: all shifts are negative */
+  uint16_t block; /* output columns whose windows are gathered at a time */
+  uint8_t
+      columns_first; /* order of a window's taps: 0 is row, column, channel; 1 is column, row, channel, not dilated */
+  uint8_t away;      /* 1: all shifts are negative */
   int16_t input_zero_point, output_zero_point;
   int8_t minimum, maximum;
   const int8_t *weights; /* output channel, then in the window's order */

@@ -30,6 +30,7 @@ def windows() -> Graph:
     x = b.conv(x, 65, activation=RELU6)
     x = b.conv(x, 2, (2, 5), (1, 2), dilation=(2, 1))
     x = b.conv(x, 9, stride=(2, 1))
+    x = b.conv(x, 17, (2, 3), dilation=(1, 3))
     return b.finish(b.conv(x, 66, (5, 1), activation=RELU))
 
 
