@@ -14,6 +14,7 @@ def single_layer_graphs(side: int = 4, channels: int = 4) -> list[Graph]:
     image, wide = (1, side, side, channels), (1, side, side, 2 * channels)
     half, narrow = (1, side // 2, side // 2, channels), (1, 6, 6, channels)
     padded: dict[str, Any] = {"window": Window(kernel=(3, 3), padding=(1, 1)), "activation": Activation.RELU6}
+    padded_by_two: dict[str, Any] = {"window": Window((5, 5), padding=(2, 2)), "activation": Activation.RELU6}
     strided: dict[str, Any] = {"window": Window((3, 3), (2, 2)), "activation": Activation.RELU6}
     pointwise: dict[str, Any] = {"window": Window(), "activation": Activation.RELU6}
     quantization = Quantization((0.5,), (0,))
@@ -49,6 +50,7 @@ def single_layer_graphs(side: int = 4, channels: int = 4) -> list[Graph]:
     add(OpKind.CONV_2D, image, wide, weights(2 * channels, 1, 1, channels, outputs=2 * channels), **pointwise)
     add(OpKind.DEPTHWISE_CONV_2D, image, image, weights(1, 3, 3, channels, outputs=channels), **padded)
     add(OpKind.DEPTHWISE_CONV_2D, image, half, weights(1, 3, 3, channels, outputs=channels), **strided)
+    add(OpKind.DEPTHWISE_CONV_2D, image, image, weights(1, 5, 5, channels, outputs=channels), **padded_by_two)
     add(OpKind.DEPTHWISE_CONV_2D, narrow, narrow, weights(1, 3, 3, channels, outputs=channels), **padded)
     add(OpKind.FULLY_CONNECTED, (1, elements), (1, channels), weights(channels, elements, outputs=channels))
     add(OpKind.ADD, image, image)
