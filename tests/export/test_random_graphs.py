@@ -30,7 +30,7 @@ EXAMPLES = 120
 SLOW_EXAMPLES = int(os.environ.get("TINYNAS_RANDOM_GRAPHS", "500"))
 EMULATED_EXAMPLES = 8
 SLOW_EMULATED_EXAMPLES = int(os.environ.get("TINYNAS_RANDOM_EMULATED", "1000"))
-DEVICE = "mps2-an386"
+DEVICE = os.environ.get("TINYNAS_RANDOM_DEVICE", "mps2-an386")
 
 _activations = st.sampled_from(list(Activation))
 _kernels = st.tuples(*[st.sampled_from([1, 2, 3, 5])] * 2)
@@ -262,5 +262,5 @@ def test_random_graphs_on_the_board(
 def test_many_random_graphs_on_the_board(
     case: tuple[Graph, list[np.ndarray]], board: Board, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """As many as $TINYNAS_RANDOM_EMULATED says."""
+    """As many as $TINYNAS_RANDOM_EMULATED says, on the device that $TINYNAS_RANDOM_DEVICE names."""
     check_on_board(*case, board, tmp_path_factory.mktemp("graph"))
