@@ -1,10 +1,8 @@
 """Requantization of dense convolutions on Armv7E-M: pairs of channels with one rounding, or with two.
 
 Sums are 256 times the accumulators. One rounding is ((sum + offset) × multiplier) >> (32 + SHIFT), which needs a
-multiplication and a saturation only: with the right pair (offset, multiplier) its steps lie at the same accumulators as
-those of LiteRT's two roundings. `export.single_rounding` explains why such pairs exist for practically every channel
-whose zero point is its lower clamp. Here they are searched for channel by channel, for any shift; a pair of channels
-without them is rounded twice.
+multiplication and a saturation only, and which `export.single_rounding` finds for practically every channel whose zero
+point is its lower clamp. A pair of channels for which it does not is rounded twice, as LiteRT does.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.numerics import Requantization
-from export.single_rounding import two_roundings
+from export.single_rounding import SingleRounding, single_roundings
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -24,30 +22,11 @@ SHIFT = 12
 """What one rounding shifts out after the product's high word: part of the core's instructions. It serves scales below
 2^-5, and finds pairs for more of the small ones than a smaller shift would."""
 
-_UNIT = 256
-_MULTIPLIER_LIMIT = 1 << 31
-_ACCUMULATOR_LIMIT = (1 << 31) // _UNIT
+_ACCUMULATOR_LIMIT = 1 << 23
+"""Accumulators below it fit into 32 bits when multiplied by 256."""
 _HALF = 1 << 6
 """One half, in what the high word of a sum times a multiplier is: 7 bits of fraction."""
 _SCALED_BITS = 7
-_TRIES = np.array([0, *(side * (n + n**2 // 8 + n**3 // 512) for n in range(1, 300) for side in (1, -1))], np.int64)
-"""How far from the exact multiplier others are tried, the nearest first."""
-_TRIED_AT_ONCE = 8
-_FAR = np.int64(1 << 60)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class OneRounding:
-    """By channel: out = ((256 × acc + offset) × multiplier) >> (32 + SHIFT), saturated to int8.
-
-    A ``constant`` channel's accumulator has to be left out: its weights become zero. Where it does not work, there is
-    no such pair.
-    """
-
-    offsets: Int64Array
-    multipliers: Int64Array
-    constant: BoolArray
-    works: BoolArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,13 +43,14 @@ class TwoRoundings:
 class Rounding:
     """How the sums of a layer become outputs. A pair of channels is rounded once if that works for both."""
 
-    one: OneRounding
+    one: SingleRounding
+    one_works: BoolArray
     two: TwoRoundings
 
     @property
     def pairs(self) -> npt.NDArray[np.intp]:
         """The channels that are computed at a time; an odd one at the end together with the one before."""
-        channels = len(self.one.works)
+        channels = len(self.one_works)
         first = np.arange(0, channels - 1, 2)
         if channels % 2:
             first = np.append(first, channels - 2)
@@ -79,12 +59,13 @@ class Rounding:
     @property
     def once(self) -> BoolArray:
         """Which pairs are rounded once."""
-        return np.asarray(self.one.works[self.pairs].all(axis=1))
+        return np.asarray(self.one_works[self.pairs].all(axis=1))
 
 
 def rounding_of(requantization: Requantization, least: Int64Array, most: Int64Array) -> Rounding | None:
     """What gives LiteRT's outputs for accumulators in [least, most], by channel; None if for some pair nothing does."""
-    rounding = Rounding(one_rounding(requantization, least, most), two_roundings_of(requantization, least, most))
+    two = two_roundings_of(requantization, least, most)
+    rounding = Rounding(*one_rounding(requantization, least, most), two)
     twice = rounding.pairs[~rounding.once]
     return rounding if np.all(rounding.two.works[twice]) else None
 
@@ -111,54 +92,12 @@ def two_roundings_of(requantization: Requantization, least: Int64Array, most: In
     return TwoRoundings(multipliers, rounding, exponents + _SCALED_BITS, works)
 
 
-def one_rounding(requantization: Requantization, least: Int64Array, most: Int64Array) -> OneRounding:
-    """The parameters of one rounding for accumulators in [least, most], by channel.
-
-    Outputs beyond the clamps of ``requantization`` come out as some value beyond the same clamp, or at it.
-    """
-    multipliers = requantization.multipliers.astype(np.int64)
-    exponents = np.maximum(-requantization.shifts.astype(np.int64), 0)
-    zero_point, minimum, maximum = requantization.output_zero_point, requantization.minimum, requantization.maximum
-
-    def output(accumulators: Int64Array) -> Int64Array:
-        scaled = two_roundings(accumulators, multipliers[:, None], exponents[:, None], zero_point)
-        return np.clip(scaled, minimum, maximum)
-
-    ends = output(np.stack([least, most], axis=1))
-    constant = ends[:, 0] == ends[:, 1]
-    offsets, found = ends[:, 0] << (SHIFT + 2), np.where(constant, 1 << 30, 0)
-    # Halves below zero round the other way, which shows unless the clamp hides it: no single rounding does that.
-    if minimum >= zero_point:
-        values = np.arange(minimum + 1, maximum + 1, dtype=np.int64)
-        # The first accumulator of each value, by bisection: output(low) < value <= output(high).
-        low, high = np.tile(least[:, None] - 1, len(values)), np.tile(most[:, None] + 1, len(values))
-        while np.any(high - low > 1):
-            middle = (low + high) >> 1
-            reached = output(middle) >= values
-            low, high = np.where(reached | (high - low <= 1), low, middle), np.where(reached, middle, high)
-        first = np.asarray(np.rint(multipliers * np.exp2(SHIFT - 7.0 - exponents)), np.int64)
-        for channel in np.flatnonzero(~constant):
-            bounds = int(least[channel]), int(most[channel])
-            offsets[channel], found[channel] = _search(int(first[channel]), values, high[channel], *bounds)
-    works = (found > 0) & (requantization.shifts <= 0)
-    return OneRounding(offsets, found, constant, works)
-
-
-def _search(first: int, values: Int64Array, steps: Int64Array, least: int, most: int) -> tuple[int, int]:
-    """Find (offset, multiplier); (0, 0) where there is none. ``steps`` is the first accumulator of each value."""
-    # An accumulator that must reach a value, and one that must not; where the range holds none, nothing is asked.
-    reaching, short = steps <= most, steps > least
-    must, must_not = _UNIT * steps[reaching], _UNIT * (steps[short] - 1)
-    # Sums stay within 32 bits.
-    smallest, largest = -(1 << 31) - _UNIT * least, (1 << 31) - 1 - _UNIT * most
-    trials = first + _TRIES
-    trials = trials[(trials > 0) & (trials < _MULTIPLIER_LIMIT)]
-    for start in range(0, len(trials), _TRIED_AT_ONCE):
-        trial = trials[start : start + _TRIED_AT_ONCE]
-        sums = -((-values << (32 + SHIFT)) // trial[:, None])
-        lower = (sums[:, reaching] - must).max(axis=1, initial=smallest)
-        upper = (sums[:, short] - 1 - must_not).min(axis=1, initial=largest)
-        good = np.flatnonzero(lower <= upper)
-        if len(good):
-            return int(lower[good[0]] + upper[good[0]]) >> 1, int(trial[good[0]])
-    return 0, 0
+def one_rounding(
+    requantization: Requantization, least: Int64Array, most: Int64Array
+) -> tuple[SingleRounding, BoolArray]:
+    """The parameters of one rounding for accumulators in [least, most], and for which channels there are any."""
+    if requantization.minimum < requantization.output_zero_point:
+        # Halves below zero round the other way, which no single rounding does.
+        none = np.zeros(len(least), np.int64)
+        return SingleRounding(none, none, none > 0), none > 0
+    return single_roundings(requantization, least, most, SHIFT)

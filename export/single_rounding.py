@@ -78,8 +78,8 @@ def single_roundings(
     first = np.asarray(np.rint(multipliers * np.exp2(shift + 1.0 - exponents) / unit), np.int64)
     offsets, found = _search(first, values, high, least, most, shift, unit)
     constant = ends[:, 0] == ends[:, 1]
-    offsets = np.where(constant, ends[:, 0] << 12, offsets)
-    found = np.where(constant, 1 << (32 + shift - 12), found)
+    offsets = np.where(constant, ends[:, 0] << (shift + 2), offsets)
+    found = np.where(constant, 1 << 30, found)
     return SingleRounding(offsets, found, constant), (found > 0) & ~enlarging
 
 

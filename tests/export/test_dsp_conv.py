@@ -121,14 +121,14 @@ def test_requantization_rounds_like_litert(exponent: int, zero_point: int, minim
         for multiplier in (1 << 30, (1 << 30) + 1, (1 << 31) - 1, 0x55555555, *rng.integers(1 << 30, 1 << 31, 4)):
             r = _requantization(int(multiplier), exponent, zero_point, minimum)
             range_ = np.full(2, -limit), np.full(2, limit)
-            rounding = Rounding(one_rounding(r, *range_), two_roundings_of(r, *range_))
+            rounding = Rounding(*one_rounding(r, *range_), two_roundings_of(r, *range_))
             accumulators = _some_accumulators(limit, int(multiplier), exponent, rng)
             expected = _litert(accumulators, int(multiplier), exponent, r)
             tried += 1
             if rounding.two.works[0]:
                 twice += 1
                 assert np.array_equal(np.clip(_core(accumulators, rounding, False), minimum, 127), expected)
-            if rounding.one.works[0] and not rounding.one.constant[0]:
+            if rounding.one_works[0] and not rounding.one.constant[0]:
                 once += 1
                 assert np.array_equal(np.clip(_core(accumulators, rounding, True), minimum, 127), expected)
     # Two roundings take all exponents that trained layers have; one needs a clamp that hides what is negative.
@@ -148,10 +148,11 @@ def test_a_channel_that_never_leaves_the_zero_point_may_have_any_scale() -> None
     assert not two.multipliers.any()
     rounding, shift = int(two.rounding[0]), int(two.shifts[0])
     assert rounding >> shift == (rounding - 128) >> shift == -3
-    one = one_rounding(r, least, most)
-    assert one.works.all()
+    silent = _requantization((1 << 31) - 1, 31, -128, -128)
+    one, works = one_rounding(silent, least, most)
+    assert works.all()
     assert one.constant.all()
-    assert int(one.offsets[0] * one.multipliers[0]) >> (32 + SHIFT) == -3
+    assert int(one.offsets[0] * one.multipliers[0]) >> (32 + SHIFT) == -128
     assert rounding_of(_requantization((1 << 31) - 1, 8, -3, -128), least, most) is None
 
 
