@@ -101,15 +101,15 @@ class _LayerWriter:
             for position, (part, start) in enumerate(concatenation_parts(self._graph, self._operator)):
                 self._call(f"part_{position}", part, [self._row(part.inputs[0]), self._row(part.outputs[0], start)])
         elif self._kernel is not VIEW:
-            takes_rows_ = takes_rows(self._graph, self._operator, self._kernel)
-            pointer = self._base if takes_rows_ else self._row
+            by_rows = takes_rows(self._graph, self._operator, self._kernel)
+            pointer = self._base if by_rows else self._row
             arguments = [pointer(index) for index in self._graph.activations_in(self._operator)]
             arguments.append(pointer(self._operator.outputs[0]))
             if self._kernel.scratch_bytes(self._graph, self._operator):
                 scratch = self._plan.scratch[self._layer]
                 assert scratch is not None
                 arguments.append(f"tn_arena + {scratch.offset}")
-            if takes_rows_:
+            if by_rows:
                 arguments += [ROW, "1"] if self._streamed else ["0", str(row_access(self._graph, self._operator).units)]
             self._call("parameters", self._operator, arguments)
         title = re.sub(r"[^ -~]|\*/|/\*|\\", "?", f"{self._operator.kind.value}, {self._operator.name}")
