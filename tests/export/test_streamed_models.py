@@ -125,7 +125,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
 @pytest.mark.parametrize("stream_input", [False, True], ids=["input", "rows"])
 def test_the_board_counts_the_rows_of_every_layer(stream_input: bool, board: Board, tmp_path: Path) -> None:
     model = generate(bottleneck(), "dsp", stream_input=stream_input)
-    assert len(model.plan.streamed_layers) > 2
+    assert model.plan.streamed_layers
     for name, text in model.files.items():
         write_bytes(tmp_path / "model" / name, text.encode())
     board.flash(build_firmware(tmp_path / "model", load_profile(DEVICE), tmp_path))
