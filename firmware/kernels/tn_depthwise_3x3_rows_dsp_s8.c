@@ -23,7 +23,7 @@ static void gather(const tn_depthwise_3x3_dsp_layer *layer, const int8_t *const 
       continue;
     }
     for (uint32_t c = 0; c < channels; c++) {
-      tn_depthwise_spread_dsp_s8(from + c * channel_step, pitch, scratch + c * channel_bytes, 1, columns);
+      tn_depthwise_spread_dsp_s8(from + c * channel_step, pitch, scratch + c * channel_bytes, 1, columns, 1, 0);
     }
   }
 }

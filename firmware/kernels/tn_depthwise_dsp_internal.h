@@ -52,8 +52,9 @@ typedef struct {
 /* Reads the windows of a multiple of four outputs. */
 void tn_depthwise_window_dsp_s8(const tn_depthwise_window_row *row);
 
-/* Copies count bytes, from_step and to_step apart. */
-void tn_depthwise_spread_dsp_s8(const int8_t *from, uint32_t from_step, int8_t *to, uint32_t to_step, uint32_t count);
+/* Copies rows of count bytes. Bytes are from_step and to_step apart, rows row_bytes and 1. */
+void tn_depthwise_spread_dsp_s8(const int8_t *from, uint32_t from_step, int8_t *to, uint32_t to_step, uint32_t count,
+                                uint32_t rows, uint32_t row_bytes);
 
 /* Copies four channels of 4 * quads pixels, pitch apart: channel c's to to + c * channel_bytes. */
 void tn_depthwise_transpose_dsp_s8(const int8_t *from, uint32_t pitch, int8_t *to, uint32_t channel_bytes,

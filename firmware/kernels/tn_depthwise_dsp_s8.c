@@ -31,12 +31,20 @@ void tn_depthwise_dsp_s8(const tn_depthwise_dsp_layer *layer, const int8_t *inpu
     tn_fill(scratch, (int8_t)layer->input_zero_point, padded_columns * kernel_rows);
     row.weights = layer->weights;
     row.output = to;
+    /* The rows inside of the input are one run of the ring, or two. */
+    const uint32_t inside_rows = (uint32_t)(taps_inside.last - taps_inside.first);
+    const uint32_t slot = (uint32_t)(taps_inside.origin + taps_inside.first) % layer->input_ring;
+    const uint32_t to_end = layer->input_ring - slot;
+    const uint32_t run = inside_rows < to_end ? inside_rows : to_end;
+    const int8_t *from = input + slot * in_bytes, *rest = input;
+    int8_t *gathered = scratch + w->padding_left * kernel_rows + (uint32_t)taps_inside.first;
     for (uint32_t c = 0; c < channels; c++) {
-      for (int32_t k = taps_inside.first; k < taps_inside.last; k++) {
-        const uint32_t slot = (uint32_t)(taps_inside.origin + k) % layer->input_ring;
-        tn_depthwise_spread_dsp_s8(input + slot * in_bytes + c * channel_step, from_step,
-                                   scratch + w->padding_left * kernel_rows + (uint32_t)k, kernel_rows, columns);
+      if (run) tn_depthwise_spread_dsp_s8(from, from_step, gathered, kernel_rows, columns, run, in_bytes);
+      if (inside_rows > run) {
+        tn_depthwise_spread_dsp_s8(rest, from_step, gathered + run, kernel_rows, columns, inside_rows - run, in_bytes);
       }
+      from += channel_step;
+      rest += channel_step;
       const uint32_t exponent = (uint32_t)-r->shifts[c];
       row.weights_end = row.weights + word_bytes;
       row.bias = layer->bias[c];
