@@ -4,9 +4,9 @@
 enum { CHANNEL_WORDS = 5 };
 
 /* Copies what the window's rows hold of some channels: three rows of row_bytes for each channel. Rows outside of
- * the input are left out. */
-static void gather(const tn_depthwise_3x3_dsp_layer *layer, const int8_t *const rows[3], uint32_t special,
-                   uint32_t channel, uint32_t channels, uint32_t row_bytes, int8_t *scratch) {
+ * the input are left out; last is the last row of the input's buffer. */
+static void gather(const tn_depthwise_3x3_dsp_layer *layer, const int8_t *const rows[3], const int8_t *last,
+                   uint32_t special, uint32_t channel, uint32_t channels, uint32_t row_bytes, int8_t *scratch) {
   const uint32_t columns = layer->input.columns, channel_bytes = 3 * row_bytes, quads = columns / 4;
   const uint32_t pitch = layer->input_planes ? 1 : layer->input.channels;
   const uint32_t channel_step = layer->input_planes ? columns : 1;
@@ -15,11 +15,12 @@ static void gather(const tn_depthwise_3x3_dsp_layer *layer, const int8_t *const 
     if (k == 0 && special & TN_DEPTHWISE_TOP) continue;
     if (k == 2 && special & TN_DEPTHWISE_BOTTOM) continue;
     if (channels == 4 && quads && !layer->input_planes) {
-      tn_depthwise_transpose_dsp_s8(from, pitch, scratch, channel_bytes, quads);
-      if (columns == 4 * quads) continue;
-      /* The last four overlap those before: to copy a column again costs less than to copy it alone. */
-      from += (columns - 4) * pitch;
-      tn_depthwise_transpose_dsp_s8(from, pitch, scratch + columns - 4, channel_bytes, 1);
+      /* Another row's pixels may follow those of this one, but not behind the last. */
+      const uint32_t all = rows[k] == last ? quads : row_bytes / 4;
+      tn_depthwise_transpose_dsp_s8(from, pitch, scratch, channel_bytes, all);
+      if (columns <= 4 * all) continue;
+      /* These four columns overlap those before: to copy a column again costs less than to copy it alone. */
+      tn_depthwise_transpose_dsp_s8(from + (columns - 4) * pitch, pitch, scratch + columns - 4, channel_bytes, 1);
       continue;
     }
     for (uint32_t c = 0; c < channels; c++) {
@@ -71,7 +72,7 @@ void tn_depthwise_3x3_rows_dsp_s8(const tn_depthwise_3x3_dsp_layer *layer, const
     for (uint32_t done = 0; done < channels; done += count) {
       if (done >= direct) {
         count = channels - done < layer->gather_channels ? channels - done : layer->gather_channels;
-        gather(layer, sources, row.special, done, count, gathered_bytes, scratch);
+        gather(layer, sources, last, row.special, done, count, gathered_bytes, scratch);
         row.plane = scratch;
         row.plane_bytes = 3 * gathered_bytes;
         row.row_1 = (int32_t)gathered_bytes;
