@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from export.schedule import align
 
-_IMPROVEMENTS = 300
-_GOOD_ENOUGH = 1.005
-"""Of the lower bound: closer than that is not searched for."""
+_GOOD, _IMPROVEMENTS = 1.005, 300
+_FAIR, _MORE_IMPROVEMENTS = 1.05, 1500
+"""Of the lower bound, and the trials that it is worth to come that close."""
 
 Bytes = npt.NDArray[np.int64]
 
@@ -69,20 +69,21 @@ def place(occupants: list[Occupant], alive: Bytes) -> tuple[list[int], int]:
     """
     ends = [align(occupant.size_bytes) for occupant in occupants]
     neighbours = _neighbours(occupants)
-    enough = align(int(_GOOD_ENOUGH * int(alive.max())))
+    lower_bound = int(alive.max())
+    good, fair = align(int(_GOOD * lower_bound)), align(int(_FAIR * lower_bound))
     best: tuple[int, list[int]] | None = None
     order: list[int] = []
     for candidate in _orders(occupants, alive):
         found = _first_fit(ends, neighbours, candidate, None if best is None else best[0] - 1)
         if found is not None:
             best, order = found, candidate
-            if best[0] <= enough:
+            if best[0] <= good:
                 break
     assert best is not None
     choice = random.Random(0)
-    for _ in range(_IMPROVEMENTS):
+    for trials in range(_MORE_IMPROVEMENTS):
         arena, offsets = best
-        if arena <= enough:
+        if arena <= (good if trials < _IMPROVEMENTS else fair):
             break
         trial = list(order)
         moved = choice.choice(_carriers(ends, neighbours, offsets, arena))
