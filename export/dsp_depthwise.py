@@ -60,17 +60,16 @@ class Columns:
     right: int
     """Columns of padding at the end."""
 
-    @property
-    def read(self) -> int:
-        """Columns from the row's first one that are read, since words are."""
-        return min(self.start, 1) + 4 * (self.blocks + (self.tail > 0))
+    read: int
+    """Columns that are read from the row's first one on, since words are."""
 
 
 def columns_3x3(graph: Graph, operator: Operator) -> Columns:
     """The columns of a layer that ``_is_3x3``."""
     assert operator.window is not None
     if _is_narrow(graph, operator):
-        return Columns(0, 1, graph.input_tensors(operator)[0].shape[2] - 4, 1)
+        tail = graph.input_tensors(operator)[0].shape[2] - 4
+        return Columns(0, 1, tail, 1, 8 if tail == 3 else 4 + tail)
     size, outputs = graph.input_tensors(operator)[0].shape[2], graph.output_tensor(operator).shape[2]
     stride, left = operator.window.stride[1], operator.window.padding[1]
     needed = (outputs - 1) * stride + 3 - left
@@ -80,7 +79,7 @@ def columns_3x3(graph: Graph, operator: Operator) -> Columns:
     padded = stride == 2 or (columns % 4 == 1 and columns > 1)
     start = (2 if padded else 0) if left else stride % 2
     blocks, tail = divmod(columns - min(start, 1), 4)
-    return Columns(start, blocks, tail, right)
+    return Columns(start, blocks, tail, right, min(start, 1) + 4 * (blocks + (tail > 0)))
 
 
 def _is_3x3(graph: Graph, operator: Operator) -> bool:

@@ -31,14 +31,19 @@ __attribute__((naked)) static void core(__attribute__((unused)) const tn_depthwi
       "  vmov r10, s3\n"
       "  vmov r11, s4\n"
       "  blt 3f\n"
+      "  bgt 5f\n"
+      /* Two more columns are the upper half of a word that ends with them. */
+      "  sub r6, r6, #2\n"
       "  ldr r10, [r6, r10]\n"
       "  ldr r12, [r6, r11]\n"
       "  ldr lr, [r6]\n"
-      TN_DEPTHWISE_ARRANGE
-      TN_DEPTHWISE_EVEN_COMPLETE("r10", "r12")
-      TN_DEPTHWISE_EVEN_BEGIN("r12")
-      TN_DEPTHWISE_ODD_COMPLETE("r10", "r12")
-      "  bgt 5f\n"
+      "  pkhtb r11, r10, lr, asr #16\n"
+      "  sxtb16 r6, r12\n"
+      "  sxtb16 lr, r12, ror #8\n"
+      "  pkhtb lr, lr, r6, asr #16\n"
+      TN_DEPTHWISE_EVEN_COMPLETE("r11", "lr")
+      TN_DEPTHWISE_EVEN_BEGIN("lr")
+      TN_DEPTHWISE_ODD_COMPLETE("r11", "lr")
       "  vmov r6, s6\n"
       "  smlad r7, r6, r3, r7\n"
       "  smlabt r7, r6, r5, r7\n"
@@ -65,8 +70,15 @@ __attribute__((naked)) static void core(__attribute__((unused)) const tn_depthwi
       "  vmov r6, s5\n"
       "  strb r8, [r0, r6]\n"
       TN_DEPTHWISE_NEXT_CHANNEL
-      /* The last of three more columns. */
+      /* Three more columns. */
       "5:\n"
+      "  ldr r10, [r6, r10]\n"
+      "  ldr r12, [r6, r11]\n"
+      "  ldr lr, [r6]\n"
+      TN_DEPTHWISE_ARRANGE
+      TN_DEPTHWISE_EVEN_COMPLETE("r10", "r12")
+      TN_DEPTHWISE_EVEN_BEGIN("r12")
+      TN_DEPTHWISE_ODD_COMPLETE("r10", "r12")
       TN_DEPTHWISE_ODD_BEGIN("r10", "r12")
       TN_DEPTHWISE_EVEN_COMPLETE("r11", "lr")
       "  mov r12, lr\n"
