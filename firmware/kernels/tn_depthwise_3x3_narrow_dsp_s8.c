@@ -30,7 +30,27 @@ __attribute__((naked)) static void core(__attribute__((unused)) const tn_depthwi
       "  vmov r6, s1\n"
       "  vmov r10, s3\n"
       "  vmov r11, s4\n"
-      "  blt 3f\n"
+      "  bge 3f\n"
+      /* One more column. */
+      "  ldrsb r10, [r6, r10]\n"
+      "  ldrsb r12, [r6, r11]\n"
+      "  ldrsb lr, [r6]\n"
+      "  pkhbt r6, lr, r10, lsl #16\n"
+      "  smlad r7, r6, r3, r7\n"
+      "  smlabt r7, r12, r5, r7\n"
+      TN_DEPTHWISE_REQUANTIZE("r7")
+      "  strb r7, [r0]\n"
+      "  smlad r8, r6, r2, r8\n"
+      "4:\n"
+      "  vmov r6, s6\n"
+      "  pkhbt r12, r12, r6\n"
+      "  smlad r8, r6, r3, r8\n"
+      "  smlad r8, r12, r5, r8\n"
+      TN_DEPTHWISE_REQUANTIZE("r8")
+      "  vmov r6, s5\n"
+      "  strb r8, [r0, r6]\n"
+      TN_DEPTHWISE_NEXT_CHANNEL
+      "3:\n"
       "  bgt 5f\n"
       /* Two more columns are the upper half of a word that ends with them. */
       "  sub r6, r6, #2\n"
@@ -49,26 +69,6 @@ __attribute__((naked)) static void core(__attribute__((unused)) const tn_depthwi
       "  smlabt r7, r6, r5, r7\n"
       TN_DEPTHWISE_REQUANTIZE("r7")
       "  strb r7, [r0]\n"
-      TN_DEPTHWISE_NEXT_CHANNEL
-      /* One more column. */
-      "3:\n"
-      "  ldrsb r10, [r6, r10]\n"
-      "  ldrsb r12, [r6, r11]\n"
-      "  ldrsb lr, [r6]\n"
-      "  pkhbt r6, lr, r10, lsl #16\n"
-      "  smlad r7, r6, r3, r7\n"
-      "  smlabt r7, r12, r5, r7\n"
-      TN_DEPTHWISE_REQUANTIZE("r7")
-      "  strb r7, [r0]\n"
-      "  smlad r8, r6, r2, r8\n"
-      "4:\n"
-      "  vmov r6, s6\n"
-      "  pkhbt r12, r12, r6\n"
-      "  smlad r8, r6, r3, r8\n"
-      "  smlad r8, r12, r5, r8\n"
-      TN_DEPTHWISE_REQUANTIZE("r8")
-      "  vmov r6, s5\n"
-      "  strb r8, [r0, r6]\n"
       TN_DEPTHWISE_NEXT_CHANNEL
       /* Three more columns. */
       "5:\n"
