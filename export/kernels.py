@@ -94,11 +94,12 @@ def tensors_in_planes(graph: Graph, kernels: Sequence[Kernel]) -> frozenset[int]
     """Tensors whose rows are stored channel by channel: their producer can write, and all their readers can read them.
 
     ``kernels`` are those of the layers. A dense convolution produces such a tensor, and depthwise layers alone read it.
+    Where a row is one pixel there is nothing to choose.
     """
     writable = {
         operator.outputs[0]
         for operator, kernel in zip(graph.operators, kernels, strict=True)
-        if kernel.planes and operator.kind is OpKind.CONV_2D
+        if kernel.planes and operator.kind is OpKind.CONV_2D and graph.output_tensor(operator).shape[2] > 1
     }
     read: set[int] = set()
     for operator, kernel in zip(graph.operators, kernels, strict=True):
