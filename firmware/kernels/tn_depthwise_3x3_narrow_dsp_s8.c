@@ -1,4 +1,4 @@
-#if defined(__ARM_FEATURE_DSP)
+#if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP)
 #include "tn_depthwise_dsp_internal.h"
 
 /* As in tn_depthwise_3x3_dsp_s8, but there is one block and a tail, so that nothing need be counted. */

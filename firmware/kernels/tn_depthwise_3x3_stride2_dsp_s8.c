@@ -1,4 +1,4 @@
-#if defined(__ARM_FEATURE_DSP)
+#if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP)
 #include "tn_depthwise_dsp_internal.h"
 
 /* Even columns of a block of four complete one output and begin the next, odd ones continue it. Row 2 is added when an

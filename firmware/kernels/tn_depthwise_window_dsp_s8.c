@@ -1,4 +1,4 @@
-#if defined(__ARM_FEATURE_DSP)
+#if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP)
 #include "tn_depthwise_dsp_internal.h"
 
 /* Four outputs at a time. r0 position in the first one's window, r1 weights, r2 step, r3 whatever is needed next, r4
