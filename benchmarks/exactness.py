@@ -14,12 +14,12 @@ import tempfile
 from pathlib import Path
 
 from devices.profile import load_profile
-from export.reader import read_model
 from export.synthetic import with_random_weights
 from tests.oracles.tflite_writer import write_tflite
 from tinynas.commands.model import check
 from tinynas.lower import lower
 from tinynas.measuring import build_image
+from tinynas.models import load_model
 from tinynas.space import load_space
 
 DEVICE = "stm32f405"
@@ -40,7 +40,7 @@ def main() -> None:
         models = [*options.models, *random_models(Path(folder), options.candidates, options.seed)]
         for model in models:
             said = check(model, DEVICE)
-            image = build_image(read_model(model), load_profile(DEVICE), Path(folder) / model.stem)
+            image = build_image(load_model(model).graph, load_profile(DEVICE), Path(folder) / model.stem)
             rows.append(
                 {
                     "model": model.stem,

@@ -27,13 +27,13 @@ from export.flash import flash_bytes
 from export.graph import Graph
 from export.onnx_export import export_onnx
 from export.planner import plan
-from export.reader import read_model
 from export.tflite_convert import convert_int8
 from tinynas.baselines import BASELINES, Baseline, width_to_fit
 from tinynas.candidate import total_macs
 from tinynas.data import some
 from tinynas.effort import Effort
 from tinynas.measuring import measure_graph
+from tinynas.models import load_model
 from tinynas.network import Network, build_network, fold_batch_norm, resize
 from tinynas.space import input_shape_at
 from tinynas.training import train
@@ -82,7 +82,7 @@ class Bench:
             onnx, tflite = Path(folder) / "model.onnx", Path(folder) / "model.tflite"
             export_onnx(fold_batch_norm(network), (channels, height, width), onnx)
             convert_int8(onnx, images, tflite)
-            return read_model(tflite)
+            return load_model(tflite).graph
 
     def measure(self, graph: Graph) -> Measurement:
         """Cycles and sizes on the emulated board."""

@@ -18,8 +18,8 @@ from typing import Any
 
 from devices.boards import resolve_board
 from devices.profile import load_profile
-from export.reader import read_model
 from tinynas.measuring import build_image, compare_with_reference, random_inputs
+from tinynas.models import load_model
 
 MODELS = ("vww", "ic", "kws", "ad")
 
@@ -57,7 +57,7 @@ def measure(name: str, device: str, inputs: int) -> dict[str, Any]:
     """One model's figures, and each as a share of TFLM's where that is known for the core."""
     profile = load_profile(device)
     path = Path(os.environ.get("TINYNAS_REFERENCES", "../shared")) / "models" / f"{name}.tflite"
-    graph = read_model(path)
+    graph = load_model(path).graph
     with resolve_board("emulator", device) as board, tempfile.TemporaryDirectory(prefix="tinynas-") as folder:
         image = build_image(graph, profile, Path(folder))
         board.flash(image)

@@ -10,7 +10,6 @@ from ai_edge_litert import schema_py_generated as schema
 
 from export.errors import ModelFormatError, UnsupportedOperatorError
 from export.graph import Activation, DType, Graph, Operator, OpKind, Quantization, Tensor, Window, same_padding
-from export.optimize import optimize
 from export.supported import check_supported, supported_names
 
 _IDENTIFIER = b"TFL3"
@@ -26,11 +25,6 @@ _TYPE_NAMES = {code: name for name, code in vars(schema.TensorType).items() if i
 _ACTIVATION_NAMES = {code: name for name, code in vars(schema.ActivationFunctionType).items() if isinstance(code, int)}
 _PADDINGS = (schema.Padding.SAME, schema.Padding.VALID)
 _SIZE_KEEPING = (OpKind.RESHAPE, OpKind.QUANTIZE, OpKind.DEQUANTIZE, OpKind.RELU, OpKind.RELU6, OpKind.SOFTMAX)
-
-
-def read_model(path: Path) -> Graph:
-    """Read a model and optimize it: what is planned, compiled and run. Raises what `read_tflite` raises."""
-    return optimize(read_tflite(path))
 
 
 def read_tflite(path: Path) -> Graph:

@@ -20,7 +20,6 @@ from export.flash import flash_bytes
 from export.graph import Graph
 from export.manifest import write_manifest
 from export.planner import plan
-from export.reader import read_model
 from export.synthetic import with_random_weights
 from tinynas import output
 from tinynas.architecture import Architecture
@@ -32,6 +31,7 @@ from tinynas.errors import SearchError
 from tinynas.events import CandidateTrained, CostModelRefitted, Exported, Measured, StageDone, Verified
 from tinynas.front import crowded_order, point_of
 from tinynas.measuring import compare_with_reference, measure_graph, random_inputs
+from tinynas.models import load_model
 from tinynas.space import input_shape_at
 from tinynas.strategies import make_strategy
 from tinynas.study import Progress, SearchOutcome
@@ -282,7 +282,7 @@ def export_candidate(
     compared = np.random.default_rng(0).permutation(some(len(data.test_labels), AGREEMENT_INPUTS))
     inputs, labels = _inputs(workspace, data.test_images[compared], architecture), data.test_labels[compared]
     outputs = run_stages(network, onnx_path, float_path, int8_path, inputs)
-    graph = read_model(int8_path)
+    graph = load_model(int8_path).graph
     model = generate(graph, workspace.profile.instruction_set)
     write_bundle(model, folder / "c")
     settings: dict[str, object] = {
