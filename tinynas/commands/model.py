@@ -78,12 +78,19 @@ def check_plan(model: Model, planned: Plan, profile: DeviceProfile) -> dict[str,
 def _at_the_peak(planned: Plan) -> str:
     """Who is alive where the arena is fullest, for somebody who has to make the model smaller."""
     layer = planned.order[planned.peak_step]
-    where = "as an input row arrives" if layer == INPUT_ROW else f"at layer '{planned.graph.operators[layer].name}'"
+    where = (
+        "as an input row arrives" if layer == INPUT_ROW else f"at layer '{_short(planned.graph.operators[layer].name)}'"
+    )
     alive = [(name, size) for name, size in planned.alive_at_peak if size]
-    named = ", ".join(f"'{name}' {size:,} B" for name, size in alive[:_NAMED_AT_THE_PEAK])
+    named = ", ".join(f"'{_short(name)}' {size:,} B" for name, size in alive[:_NAMED_AT_THE_PEAK])
     if others := alive[_NAMED_AT_THE_PEAK:]:
         named += f", and {len(others)} more of together {sum(size for _, size in others):,} B"
     return f"the most is alive {where}: {planned.lower_bound_bytes:,} B ({named})"
+
+
+def _short(name: str) -> str:
+    """A name without those of the layers that the converter fused into it."""
+    return name.partition(";")[0]
 
 
 def _what_would_do(planned: Plan, profile: DeviceProfile) -> str:
