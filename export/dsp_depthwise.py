@@ -31,14 +31,14 @@ _LARGEST_EXPONENT = 24 - _SCALED_BITS
 """Beyond it the zero point would leave 32 bits."""
 
 
-def _is_plain(graph: Graph, operator: Operator) -> bool:
+def is_plain(graph: Graph, operator: Operator) -> bool:
     """Multiplier 1 and dilation 1."""
     assert operator.window is not None
     source, target = graph.input_tensors(operator)[0], graph.output_tensor(operator)
     return source.shape[-1] == target.shape[-1] and operator.window.dilation == (1, 1)
 
 
-def _accumulator_range(weights: numerics.Int8Array, bias: numerics.Int32Array) -> tuple[Int64Array, Int64Array]:
+def accumulator_range(weights: numerics.Int8Array, bias: numerics.Int32Array) -> tuple[Int64Array, Int64Array]:
     """The smallest and largest sum of each channel, over all int8 inputs."""
     w = weights.astype(np.int64)
     least = bias + np.minimum(w * INT8_MIN, w * INT8_MAX).sum(axis=1)
@@ -65,7 +65,7 @@ class Columns:
 
 
 def columns_3x3(graph: Graph, operator: Operator) -> Columns:
-    """The columns of a layer that ``_is_3x3``."""
+    """The columns of a layer that ``is_3x3``."""
     assert operator.window is not None
     if _is_narrow(graph, operator):
         tail = graph.input_tensors(operator)[0].shape[2] - 4
@@ -82,11 +82,11 @@ def columns_3x3(graph: Graph, operator: Operator) -> Columns:
     return Columns(start, blocks, tail, right, min(start, 1) + 4 * (blocks + (tail > 0)))
 
 
-def _is_3x3(graph: Graph, operator: Operator) -> bool:
+def is_3x3(graph: Graph, operator: Operator) -> bool:
     """A 3×3 window with at most one row or column of padding on any side."""
     window = operator.window
     assert window is not None
-    if not _is_plain(graph, operator) or window.kernel != (3, 3):
+    if not is_plain(graph, operator) or window.kernel != (3, 3):
         return False
     sizes, outputs = graph.input_tensors(operator)[0].shape[1:3], graph.output_tensor(operator).shape[1:3]
     after = [
@@ -98,12 +98,12 @@ def _is_3x3(graph: Graph, operator: Operator) -> bool:
 
 def _has_stride_1(graph: Graph, operator: Operator) -> bool:
     assert operator.window is not None
-    return _is_3x3(graph, operator) and operator.window.stride[1] == 1
+    return is_3x3(graph, operator) and operator.window.stride[1] == 1
 
 
 def _has_stride_2(graph: Graph, operator: Operator) -> bool:
     assert operator.window is not None
-    return _is_3x3(graph, operator) and operator.window.stride[1] == 2
+    return is_3x3(graph, operator) and operator.window.stride[1] == 2
 
 
 def _is_narrow(graph: Graph, operator: Operator) -> bool:
@@ -153,7 +153,7 @@ def rounding_3x3(requantization: numerics.Requantization, least: Int64Array, mos
 
 def _rounding(graph: Graph, operator: Operator) -> ScaledRounding | None:
     weights, bias = folded_weights(graph, operator)
-    return rounding_3x3(numerics.conv_requantization(graph, operator), *_accumulator_range(weights, bias))
+    return rounding_3x3(numerics.conv_requantization(graph, operator), *accumulator_range(weights, bias))
 
 
 def pack_3x3(weights: numerics.Int8Array, bias: numerics.Int32Array, rounding: ScaledRounding) -> numerics.Int32Array:
@@ -242,7 +242,7 @@ def _scratch(graph: Graph, operator: Operator) -> int:
 def _accepts(graph: Graph, operator: Operator) -> bool:
     """No left shifts, and accumulators that still fit into 32 bits when multiplied by 256."""
     requantization = numerics.conv_requantization(graph, operator)
-    least, most = _accumulator_range(*folded_weights(graph, operator))
+    least, most = accumulator_range(*folded_weights(graph, operator))
     exponents = -requantization.shifts.astype(np.int64)
     if np.any(exponents < 0) or max(-least.min(), most.max()) >= _ACCUMULATOR_LIMIT:
         return False
@@ -282,7 +282,7 @@ def _arrays(graph: Graph, operator: Operator) -> tuple[int, ...]:
 DEPTHWISE_DSP = Kernel(
     "tn_depthwise_dsp_s8",
     "tn_depthwise_dsp_layer",
-    _is_plain,
+    is_plain,
     _scratch,
     _fields,
     _arrays,

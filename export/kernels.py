@@ -13,6 +13,7 @@ from export.dsp_depthwise import (
     DEPTHWISE_3X3_STRIDE2_DSP,
     DEPTHWISE_DSP,
 )
+from export.dsp_depthwise_channels import DEPTHWISE_3X3_CHANNELS_DSP, DEPTHWISE_CHANNELS_DSP
 from export.dsp_fully_connected import FULLY_CONNECTED_DSP
 from export.generic_kernels import GENERIC
 from export.graph import Graph, Operator, OpKind
@@ -24,9 +25,11 @@ _FAMILIES: dict[InstructionSet, dict[OpKind, tuple[Kernel, ...]]] = {
     "dsp": {
         OpKind.CONV_2D: (CONV_DSP,),
         OpKind.DEPTHWISE_CONV_2D: (
+            DEPTHWISE_3X3_CHANNELS_DSP,
             DEPTHWISE_3X3_NARROW_DSP,
             DEPTHWISE_3X3_DSP,
             DEPTHWISE_3X3_STRIDE2_DSP,
+            DEPTHWISE_CHANNELS_DSP,
             DEPTHWISE_DSP,
         ),
         OpKind.FULLY_CONNECTED: (FULLY_CONNECTED_DSP,),

@@ -16,9 +16,9 @@ from export.dsp_depthwise import (
     DEPTHWISE_3X3_STRIDE2_DSP,
     DEPTHWISE_DSP,
 )
-from export.graph import Activation, Graph, Quantization
+from export.graph import Activation, Graph, OpKind, Quantization
 from export.kernel import Kernel
-from export.kernels import kernels_of, tensors_in_planes
+from export.kernels import _FAMILIES, kernels_of, tensors_in_planes
 from export.numerics import quantization_of
 from tests.devices.toy_models import need
 from tests.export.graph_builder import GraphBuilder
@@ -136,6 +136,10 @@ def test_depthwise_layers_are_bit_exact(
 ) -> None:
     need("arm-none-eabi-gcc", "make", "qemu-system-arm", "cc")
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    # The kernel for narrow maps would take some of these layers.
+    families = _FAMILIES[BOARD.instruction_set]
+    others = tuple(k for k in families[OpKind.DEPTHWISE_CONV_2D] if "channels" not in k.name)
+    monkeypatch.setitem(families, OpKind.DEPTHWISE_CONV_2D, others)
     graph = network()
     kernels = kernels_of(graph, BOARD.instruction_set)
     assert {kernel for kernel in kernels if "depthwise" in kernel.name} == used
