@@ -11,8 +11,8 @@ from pathlib import Path
 from export.atomic import write_bytes
 from export.codegen import GeneratedModel
 from export.errors import ExportError
-from export.kernel import Kernel
 from export.kernels import VIEW, kernels_of
+from export.kernels.kernel import Kernel
 
 _SOURCES = (".c", ".h")
 _INLINE_FUNCTION = re.compile(r"^static inline [^;{]*?\b(tn_\w+)\([^;{]*\) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)

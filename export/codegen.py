@@ -13,8 +13,8 @@ import numpy as np
 from devices.profile import InstructionSet
 from export.errors import ExportError
 from export.graph import DType, Graph, Tensor, macs
-from export.kernel import Fields, Kernel
 from export.kernels import kernels_of
+from export.kernels.kernel import Fields, Kernel
 from export.layers import ConstantArray, LayerCode, layers_code, order_entry_bytes
 from export.planner import Plan, plan
 from export.schedule import ALIGNMENT, row_bytes, rows

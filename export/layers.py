@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from export.generic_kernels import concatenation_parts
 from export.graph import DType, Graph, Operator, OpKind
-from export.kernel import Fields, Kernel
 from export.kernels import VIEW, tensors_in_planes
+from export.kernels.generic import concatenation_parts
+from export.kernels.kernel import Fields, Kernel
 from export.planner import Plan
 from export.schedule import is_reduction, is_windowed, row_access, row_bytes, rows
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from devices.profile import InstructionSet
 from export.atomic import write_bytes
 from export.codegen import write_model
-from export.generic_kernels import REQUANTIZE
 from export.graph import Graph
-from export.kernel import Kernel
 from export.kernels import VIEW, all_kernels, candidate_kernels
+from export.kernels.generic import REQUANTIZE
+from export.kernels.kernel import Kernel
 from export.planner import Buffer, Plan, Segment, plan
 from export.schedule import align, is_streamable, row_access
 from export.streams import INPUT_ROW

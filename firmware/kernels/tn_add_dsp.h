@@ -4,8 +4,8 @@
 
 #include "tn_kernels.h"
 
-/* (floor(a * factors[0] / 2^8) + floor(b * factors[1] / 2^8) + offset) >> 20, clamped. export/dsp_add.py has compared
- * this with LiteRT's arithmetic for all pairs of inputs. */
+/* (floor(a * factors[0] / 2^8) + floor(b * factors[1] / 2^8) + offset) >> 20, clamped. export/kernels/dsp_add.py has
+ * compared this with LiteRT's arithmetic for all pairs of inputs. */
 typedef struct {
   uint32_t elements;
   int32_t factors[2];

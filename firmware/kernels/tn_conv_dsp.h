@@ -8,8 +8,8 @@
  *   SMLSD(UXTB16(inputs), weights) + SMLSDX(SXTB16(weights, ROR #16), inputs)
  *
  * A window is made of runs: inputs that lie side by side, which are kernel rows, or taps if columns are dilated. The
- * whole words of all runs come first, the bytes that are left over follow in one string. export/dsp_conv.py packs
- * weights in that order, and proves that accumulators, times 256, fit into 32 bits.
+ * whole words of all runs come first, the bytes that are left over follow in one string. export/kernels/dsp_conv.py
+ * packs weights in that order, and proves that accumulators, times 256, fit into 32 bits.
  */
 #ifndef TN_CONV_DSP_H
 #define TN_CONV_DSP_H

@@ -2,7 +2,7 @@
  * time: for narrow maps, signals of one column among them.
  *
  * Row r of a buffer starts at base + (r % ring) * row bytes; rows are NHWC. Scratch is 4-byte aligned;
- * export/dsp_depthwise_channels.py sizes it and packs the constants.
+ * export/kernels/dsp_depthwise_channels.py sizes it and packs the constants.
  */
 #ifndef TN_DEPTHWISE_CHANNELS_DSP_H
 #define TN_DEPTHWISE_CHANNELS_DSP_H

@@ -2,7 +2,7 @@
  *
  * Row r of a buffer starts at base + (r % ring) * row bytes. With input_planes set, an input row holds one run of
  * input.columns bytes for each channel; else it is NHWC, like all outputs. Scratch is 4-byte aligned;
- * export/dsp_depthwise.py sizes it and packs the constants.
+ * export/kernels/dsp_depthwise.py sizes it and packs the constants.
  */
 #ifndef TN_DEPTHWISE_DSP_H
 #define TN_DEPTHWISE_DSP_H
@@ -10,7 +10,7 @@
 #include "tn_kernels.h"
 
 /* Kernel 3x3, at most one row or column of padding on any side. The channels' requantization is one multiplication
- * (export/single_rounding.py). */
+ * (export/kernels/single_rounding.py). */
 typedef struct {
   tn_shape input, output;
   tn_window window;

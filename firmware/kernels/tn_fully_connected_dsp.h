@@ -4,9 +4,9 @@
 
 #include "tn_kernels.h"
 
-/* export/dsp_fully_connected.py fills this in, after it has shown for every accumulator that the layer can have that
- * (acc * multiplier / 2^24 + rounding) >> shift, once clamped, is the output of LiteRT's double product. If multiplier
- * is 0, each channel has a multiplier and a shift of its own, and rounding is 2 * zero point + 1.
+/* export/kernels/dsp_fully_connected.py fills this in, after it has shown for every accumulator that the layer can have
+ * that (acc * multiplier / 2^24 + rounding) >> shift, once clamped, is the output of LiteRT's double product. If
+ * multiplier is 0, each channel has a multiplier and a shift of its own, and rounding is 2 * zero point + 1.
  *
  * The output channels come in groups, first of six, then of two, then of one. The stream holds, group by group: 256 *
  * bias of each channel, plus its own shift less 1; for each word of four inputs one word of weights of each channel,

@@ -1,8 +1,8 @@
 /* Kernels for the vector extension of Armv8.1-M (Helium), as in the Cortex-M55.
  *
  * All of them are bit-identical to the generic kernels. "Folded" bias: input_zero_point * sum(weights of that channel)
- * has been subtracted, so that kernels multiply raw input values. export/helium.py fills in these structs, checks what
- * they assume, and sizes the scratch memory.
+ * has been subtracted, so that kernels multiply raw input values. export/kernels/helium.py fills in these structs,
+ * checks what they assume, and sizes the scratch memory.
  *
  * Requantization is LiteRT's: VQRDMULH is its first rounding. VRSHL, the second, rounds halves up; LiteRT rounds them
  * away from zero, which is the same after one has been subtracted from negative values. That may be left out if
@@ -150,8 +150,8 @@ typedef struct {
   const int32_t *multipliers; /* one, or one for each output */
 } tn_fully_connected_mve_layer;
 
-/* Outputs are ((256 * sum * multiplier >> 32) + rounding) >> -shift; export/helium.py proves that LiteRT gives the
- * same. */
+/* Outputs are ((256 * sum * multiplier >> 32) + rounding) >> -shift; export/kernels/helium.py proves that LiteRT gives
+ * the same. */
 void tn_fully_connected_mve_s8(const tn_fully_connected_mve_layer *layer, const int8_t *input, int8_t *output);
 
 /* Not for callers. Writes the sums of products of the vector with rows of weights, six rows at a time, up to end.
@@ -167,8 +167,8 @@ typedef struct {
 
 void tn_dot_six_mve_s8(const tn_dot_six_mve *dot, const int8_t *weights, int32_t *sums);
 
-/* (a * factors[0] + b * factors[1] + offset) >> -shift, clamped. export/helium.py has compared this with LiteRT's
- * arithmetic for all pairs of inputs. */
+/* (a * factors[0] + b * factors[1] + offset) >> -shift, clamped. export/kernels/helium.py has compared this with
+ * LiteRT's arithmetic for all pairs of inputs. */
 typedef struct {
   uint32_t elements;
   int32_t factors[2];

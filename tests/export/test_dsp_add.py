@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.dsp_add import ADD_DSP
 from export.graph import Activation, DType, Graph, Operator, OpKind, Quantization, Tensor
+from export.kernels.dsp_add import ADD_DSP
 from export.numerics import add_parameters
 from tests.oracles.litert import run_reference
 from tests.oracles.tflite_writer import write_tflite

@@ -10,7 +10,8 @@ import pytest
 from graph_builder import GraphBuilder
 
 from export import numerics
-from export.dsp_conv import (
+from export.graph import Activation, Graph, Operator, Quantization
+from export.kernels.dsp_conv import (
     CONV_DSP,
     Runs,
     accumulator_range,
@@ -19,9 +20,8 @@ from export.dsp_conv import (
     pack_weights,
     runs_of,
 )
-from export.dsp_rounding import SHIFT, Rounding, one_rounding, rounding_of, two_roundings_of
-from export.generic_kernels import folded_weights
-from export.graph import Activation, Graph, Operator, Quantization
+from export.kernels.dsp_rounding import SHIFT, Rounding, one_rounding, rounding_of, two_roundings_of
+from export.kernels.generic import folded_weights
 from export.numerics import Requantization
 
 RUNS = [Runs(1, 16), Runs(3, 9), Runs(10, 4), Runs(9, 3), Runs(4, 7), Runs(1, 1), Runs(5, 2)]

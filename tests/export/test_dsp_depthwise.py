@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from export.dsp_depthwise import (
+from export.graph import Activation, Graph, Quantization
+from export.kernels.dsp_depthwise import (
     DEPTHWISE_3X3_DSP,
     DEPTHWISE_3X3_NARROW_DSP,
     DEPTHWISE_3X3_STRIDE2_DSP,
@@ -16,10 +17,9 @@ from export.dsp_depthwise import (
     pack_3x3,
     rounding_3x3,
 )
-from export.graph import Activation, Graph, Quantization
-from export.kernel import Kernel
+from export.kernels.kernel import Kernel
+from export.kernels.single_rounding import SHIFT, single_roundings, two_roundings
 from export.numerics import Requantization, quantization_of
-from export.single_rounding import SHIFT, single_roundings, two_roundings
 from tests.export.graph_builder import GraphBuilder
 
 KERNELS = (DEPTHWISE_3X3_NARROW_DSP, DEPTHWISE_3X3_DSP, DEPTHWISE_3X3_STRIDE2_DSP, DEPTHWISE_DSP)

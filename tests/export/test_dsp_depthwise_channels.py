@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.dsp_depthwise import (
+from export.graph import Activation, Graph, Window
+from export.kernels import candidate_kernels, kernel_of
+from export.kernels.dsp_depthwise import (
     DEPTHWISE_3X3_DSP,
     DEPTHWISE_3X3_NARROW_DSP,
     DEPTHWISE_3X3_STRIDE2_DSP,
     DEPTHWISE_DSP,
 )
-from export.dsp_depthwise_channels import (
+from export.kernels.dsp_depthwise_channels import (
     DEPTHWISE_3X3_CHANNELS_DSP,
     DEPTHWISE_CHANNELS_DSP,
     GROUP,
@@ -19,11 +21,9 @@ from export.dsp_depthwise_channels import (
     pack_groups,
     pack_weights,
 )
-from export.graph import Activation, Graph, Window
-from export.kernel import Kernel
-from export.kernels import candidate_kernels, kernel_of
+from export.kernels.kernel import Kernel
+from export.kernels.single_rounding import SHIFT, two_roundings
 from export.numerics import Requantization
-from export.single_rounding import SHIFT, two_roundings
 from tests.export.graph_builder import GraphBuilder
 
 

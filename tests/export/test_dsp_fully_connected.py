@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.dsp_fully_connected import FULLY_CONNECTED_DSP, accumulator_range
-from export.generic_kernels import folded_weights
 from export.graph import Activation, Graph, Operator, Quantization
+from export.kernels.dsp_fully_connected import FULLY_CONNECTED_DSP, accumulator_range
+from export.kernels.generic import folded_weights
 from export.numerics import effective_scales, quantization_of, round_half_away
 from tests.export.graph_builder import GraphBuilder
 from tests.oracles.litert import run_reference

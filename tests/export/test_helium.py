@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from export import helium, numerics
-from export.dsp_add import litert_outputs
+from export import numerics
 from export.graph import Activation, Graph, Operator, Quantization
-from export.kernel import Kernel
+from export.kernels import helium
+from export.kernels.dsp_add import litert_outputs
+from export.kernels.kernel import Kernel
 from export.numerics import add_parameters, kernel_weights
 from tests.export.graph_builder import GraphBuilder
 

@@ -9,9 +9,9 @@ import pytest
 
 from devices.emulator import EmulatedBoard
 from devices.profile import load_profile
-from export.dsp_add import ADD_DSP
 from export.graph import Activation, OpKind, Quantization
 from export.kernels import kernel_of
+from export.kernels.dsp_add import ADD_DSP
 from tests.devices.toy_models import need
 from tests.export.graph_builder import GraphBuilder
 from tests.oracles.tflite_writer import write_tflite

@@ -10,9 +10,9 @@ import pytest
 
 from devices.emulator import EmulatedBoard
 from devices.profile import load_profile
-from export.dsp_conv import CONV_DSP
 from export.graph import Activation, Graph, Quantization
 from export.kernels import kernels_of, tensors_in_planes
+from export.kernels.dsp_conv import CONV_DSP
 from export.numerics import quantization_of
 from export.planner import plan
 from tests.devices.toy_models import need

@@ -10,10 +10,10 @@ import pytest
 
 from devices.emulator import EmulatedBoard
 from devices.profile import load_profile
-from export.dsp_depthwise_channels import DEPTHWISE_3X3_CHANNELS_DSP, DEPTHWISE_CHANNELS_DSP
 from export.graph import Activation, Graph, Quantization
-from export.kernel import Kernel
 from export.kernels import kernels_of, tensors_in_planes
+from export.kernels.dsp_depthwise_channels import DEPTHWISE_3X3_CHANNELS_DSP, DEPTHWISE_CHANNELS_DSP
+from export.kernels.kernel import Kernel
 from export.numerics import quantization_of
 from export.planner import plan
 from tests.devices.toy_models import need

@@ -10,15 +10,15 @@ import pytest
 
 from devices.emulator import EmulatedBoard
 from devices.profile import load_profile
-from export.dsp_depthwise import (
+from export.graph import Activation, Graph, OpKind, Quantization
+from export.kernels import _FAMILIES, kernels_of, tensors_in_planes
+from export.kernels.dsp_depthwise import (
     DEPTHWISE_3X3_DSP,
     DEPTHWISE_3X3_NARROW_DSP,
     DEPTHWISE_3X3_STRIDE2_DSP,
     DEPTHWISE_DSP,
 )
-from export.graph import Activation, Graph, OpKind, Quantization
-from export.kernel import Kernel
-from export.kernels import _FAMILIES, kernels_of, tensors_in_planes
+from export.kernels.kernel import Kernel
 from export.numerics import quantization_of
 from tests.devices.toy_models import need
 from tests.export.graph_builder import GraphBuilder

@@ -9,9 +9,9 @@ import pytest
 
 from devices.emulator import EmulatedBoard
 from devices.profile import load_profile
-from export.dsp_fully_connected import FULLY_CONNECTED_DSP
 from export.graph import Activation, Quantization
 from export.kernels import kernels_of
+from export.kernels.dsp_fully_connected import FULLY_CONNECTED_DSP
 from export.numerics import quantization_of
 from tests.devices.toy_models import need
 from tests.export.graph_builder import GraphBuilder

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from devices.profile import InstructionSet
-from export.dsp_add import ADD_DSP
-from export.dsp_conv import CONV_DSP
-from export.dsp_depthwise import (
+from export.graph import Graph, Operator, OpKind
+from export.kernels.dsp_add import ADD_DSP
+from export.kernels.dsp_conv import CONV_DSP
+from export.kernels.dsp_depthwise import (
     DEPTHWISE_3X3_DSP,
     DEPTHWISE_3X3_NARROW_DSP,
     DEPTHWISE_3X3_STRIDE2_DSP,
     DEPTHWISE_DSP,
 )
-from export.dsp_depthwise_channels import DEPTHWISE_3X3_CHANNELS_DSP, DEPTHWISE_CHANNELS_DSP
-from export.dsp_fully_connected import FULLY_CONNECTED_DSP
-from export.generic_kernels import GENERIC
-from export.graph import Graph, Operator, OpKind
-from export.helium import ADD_MVE, CONV_1X1_MVE, CONV_MVE, DEPTHWISE_MVE, FULLY_CONNECTED_MVE
-from export.kernel import Kernel
+from export.kernels.dsp_depthwise_channels import DEPTHWISE_3X3_CHANNELS_DSP, DEPTHWISE_CHANNELS_DSP
+from export.kernels.dsp_fully_connected import FULLY_CONNECTED_DSP
+from export.kernels.generic import GENERIC
+from export.kernels.helium import ADD_MVE, CONV_1X1_MVE, CONV_MVE, DEPTHWISE_MVE, FULLY_CONNECTED_MVE
+from export.kernels.kernel import Kernel
 
 _FAMILIES: dict[InstructionSet, dict[OpKind, tuple[Kernel, ...]]] = {
     "generic": {},

@@ -1,8 +1,8 @@
 """Twins of the depthwise kernels for Armv7E-M (``tn_depthwise_dsp.h``): multiplier 1, dilation 1.
 
 Windows of 3×3 have cores of their own, whose weights are halfwords of 256 × w and whose requantization is one
-multiplication (``export.single_rounding``). All other windows, and layers without such a multiplication, run on a
-kernel that takes four columns of weights at a time.
+multiplication (``single_rounding``). All other windows, and layers without such a multiplication, run on a kernel that
+takes four columns of weights at a time.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from export import numerics
-from export.generic_kernels import folded_weights, geometry
 from export.graph import Graph, Operator
-from export.kernel import Fields, Kernel
+from export.kernels.generic import folded_weights, geometry
+from export.kernels.kernel import Fields, Kernel
+from export.kernels.single_rounding import Int64Array, single_roundings
 from export.numerics import INT8_MAX, INT8_MIN, quantization_of
-from export.single_rounding import Int64Array, single_roundings
 
 _CHANNEL_WORDS = 5
 _UNITS = (256, 1)

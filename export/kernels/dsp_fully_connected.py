@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from export.generic_kernels import folded_weights
 from export.graph import Graph, Operator, OpKind
-from export.kernel import Fields, Kernel
+from export.kernels.generic import folded_weights
+from export.kernels.kernel import Fields, Kernel
 from export.numerics import activation_range, effective_scales, quantization_of
 
 Int64Array = npt.NDArray[np.int64]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.graph import Graph, Operator, OpKind
-from export.kernel import Fields, Kernel
+from export.kernels.kernel import Fields, Kernel
 from export.numerics import INT8_MAX, INT8_MIN, AddParameters, add_parameters, quantization_of
 
 Int64Array = npt.NDArray[np.int64]

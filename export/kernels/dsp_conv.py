@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from export import numerics
-from export.dsp_rounding import Int64Array, Rounding, rounding_of
-from export.generic_kernels import folded_weights, geometry
 from export.graph import Activation, Graph, Operator
-from export.kernel import Fields, Kernel
+from export.kernels.dsp_rounding import Int64Array, Rounding, rounding_of
+from export.kernels.generic import folded_weights, geometry
+from export.kernels.kernel import Fields, Kernel
 from export.numerics import INT8_MAX, INT8_MIN, is_pointwise, quantization_of
 
 UInt32Array = npt.NDArray[np.uint32]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from export import numerics
 from export.errors import ExportError
 from export.graph import DType, Graph, Operator, OpKind, Tensor
-from export.kernel import Fields, Kernel
+from export.kernels.kernel import Fields, Kernel
 from export.numerics import quantization_of
 from export.schedule import is_reduction
 

@@ -11,13 +11,13 @@ from collections.abc import Callable
 import numpy as np
 
 from export import numerics
-from export.dsp_depthwise import accumulator_range, is_3x3, is_plain
-from export.dsp_rounding import two_roundings_of
-from export.generic_kernels import folded_weights, geometry
 from export.graph import Graph, Operator, OpKind
-from export.kernel import Fields, Kernel
+from export.kernels.dsp_depthwise import accumulator_range, is_3x3, is_plain
+from export.kernels.dsp_rounding import two_roundings_of
+from export.kernels.generic import folded_weights, geometry
+from export.kernels.kernel import Fields, Kernel
+from export.kernels.single_rounding import single_roundings
 from export.numerics import quantization_of
-from export.single_rounding import single_roundings
 
 GROUP = 4
 """Channels that are computed together."""
@@ -91,7 +91,7 @@ def pack_groups(
 ) -> numerics.Int32Array | None:
     """Pack all groups, whose weights are column by column; None if some channel can be rounded neither way.
 
-    A group is rounded once where that gives LiteRT's outputs for all its channels (``export.single_rounding``).
+    A group is rounded once where that gives LiteRT's outputs for all its channels (``export.kernels.single_rounding``).
     """
     least, most = accumulator_range(weights, bias)
     two = two_roundings_of(requantization, least, most)

@@ -1,8 +1,8 @@
 """Requantization of dense convolutions on Armv7E-M: pairs of channels with one rounding, or with two.
 
 Sums are 256 times the accumulators. One rounding is ((sum + offset) × multiplier) >> (32 + SHIFT), which needs a
-multiplication and a saturation only, and which `export.single_rounding` finds for practically every channel whose zero
-point is its lower clamp. A pair of channels for which it does not is rounded twice, as LiteRT does.
+multiplication and a saturation only, and which `single_rounding` finds for practically every channel whose zero point
+is its lower clamp. A pair of channels for which it does not is rounded twice, as LiteRT does.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from export.kernels.single_rounding import SingleRounding, single_roundings
 from export.numerics import Requantization
-from export.single_rounding import SingleRounding, single_roundings
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from export import numerics
-from export.dsp_add import litert_outputs
-from export.dsp_fully_connected import ACCUMULATOR_LIMIT, accumulator_range, high_word_requantization
-from export.generic_kernels import folded_weights, geometry
 from export.graph import Graph, Operator
-from export.kernel import Fields, Kernel
+from export.kernels.dsp_add import litert_outputs
+from export.kernels.dsp_fully_connected import ACCUMULATOR_LIMIT, accumulator_range, high_word_requantization
+from export.kernels.generic import folded_weights, geometry
+from export.kernels.kernel import Fields, Kernel
 from export.numerics import INT8_MAX, INT8_MIN, Requantization, add_parameters, quantization_of
 
 Int64Array = npt.NDArray[np.int64]
