@@ -55,7 +55,7 @@ def single_roundings(
     """Find the pairs for accumulators in [least, most], by channel, and tell which have been found.
 
     Outputs beyond the clamps of ``requantization`` come out as some value beyond the same clamp, or at it. A scale has
-    to be below 2^(shift + 5) / unit. Small scales ask for a small unit, for the offset to fit into 32 bits.
+    to be below unit / 2^(shift + 1). Small scales ask for a small unit, for the offset to fit into 32 bits.
     """
     multipliers = requantization.multipliers.astype(np.int64)
     exponents = -requantization.shifts.astype(np.int64)
