@@ -260,9 +260,8 @@ def _memory_chart(memory: MemoryMap, width: int, height: int) -> Markup:
     step = max(1, round(every[1] - every[0])) if len(every) > 1 else 1
     for layer in range(0, layers, step):
         _text(svg, "tick", x.px(layer + 0.5), y.start_px + 17, str(layer), "middle")
-    peak = _peak_layer(memory.buffers, layers)
     for buffer in memory.buffers:
-        _buffer(svg, buffer, x, y, peak)
+        _buffer(svg, buffer, x, y)
     for buffer in memory.buffers:
         _buffer_label(svg, buffer, x, y)
     for style, size_bytes, text, at_end in _memory_levels(memory, limit_drawn):
@@ -295,28 +294,17 @@ def _memory_levels(memory: MemoryMap, limit_drawn: bool) -> Iterable[tuple[str, 
         yield "limit", memory.sram_limit_bytes, f"SRAM limit {kib(memory.sram_limit_bytes)} KiB", False
 
 
-def _peak_layer(buffers: Sequence[ArenaBuffer], layers: int) -> int:
-    """The layer during which the tensors reach highest in the arena; of several, the one with most bytes alive."""
-
-    def load(layer: int) -> tuple[int, int]:
-        alive = [b for b in buffers if b.first_layer <= layer <= b.last_layer]
-        highest = max((b.offset_bytes + b.size_bytes for b in alive), default=0)
-        return highest, sum(b.size_bytes for b in alive)
-
-    return max(range(layers), key=load)
-
-
-def _buffer(svg: Element, buffer: ArenaBuffer, x: _Axis, y: _Axis, peak: int) -> None:
+def _buffer(svg: Element, buffer: ArenaBuffer, x: _Axis, y: _Axis) -> None:
     left, right = x.px(buffer.first_layer), x.px(buffer.last_layer + 1)
     bottom, top = y.px(buffer.offset_bytes / 1024), y.px((buffer.offset_bytes + buffer.size_bytes) / 1024)
     width, height = right - left, bottom - top
-    at_peak = buffer.first_layer <= peak <= buffer.last_layer
     end = buffer.offset_bytes + buffer.size_bytes
     tip = (
         f"{buffer.tensor}\n{buffer.size_bytes:,} bytes, at {buffer.offset_bytes:,} to {end:,}"
-        f"\nalive in layers {buffer.first_layer} to {buffer.last_layer}" + ("\nalive at the peak" if at_peak else "")
+        f"\nalive in layers {buffer.first_layer} to {buffer.last_layer}"
+        + ("\nalive at the peak" if buffer.at_peak else "")
     )
-    style = "buffer peak" if at_peak else "buffer"
+    style = "buffer peak" if buffer.at_peak else "buffer"
     _add(svg, "rect", style, x=left, y=top, width=max(width, 1), height=max(height, 1), data_tip=tip)
 
 

@@ -129,6 +129,8 @@ class ArenaBuffer:
     size_bytes: int
     first_layer: int
     last_layer: int
+    at_peak: bool = False
+    """Whether it is alive when the most bytes are."""
 
 
 @dataclass(frozen=True, slots=True)

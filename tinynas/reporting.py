@@ -196,7 +196,13 @@ def _memory(workspace: Workspace, architecture: Architecture) -> MemoryMap:
     return MemoryMap(
         layer_names=tuple(operator.name for operator in planned.graph.operators),
         buffers=tuple(
-            ArenaBuffer(b.name, b.offset, b.size_bytes, *_layers_during(planned, b.first_step, b.last_step))
+            ArenaBuffer(
+                b.name,
+                b.offset,
+                b.size_bytes,
+                *_layers_during(planned, b.first_step, b.last_step),
+                at_peak=b.first_step <= planned.peak_step <= b.last_step,
+            )
             for b in planned.buffers
         ),
         arena_bytes=planned.arena_bytes,

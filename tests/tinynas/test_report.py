@@ -136,8 +136,8 @@ FULL = replace(
     winner_memory=MemoryMap(
         layer_names=("conv", "depthwise", "mean"),
         buffers=(
-            ArenaBuffer("input", 0, 784, 0, 0),
-            ArenaBuffer("conv", 784, 14_576, 0, 1),
+            ArenaBuffer("input", 0, 784, 0, 0, at_peak=True),
+            ArenaBuffer("conv", 784, 14_576, 0, 1, at_peak=True),
             ArenaBuffer("mean", 0, 64, 2, 2),
         ),
         arena_bytes=15_360,
