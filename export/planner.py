@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,9 @@ from export.schedule import (
 )
 from export.segments import Cuts, choose_cuts, layer_by_layer, shared_storage
 from export.streams import INPUT_ROW, Tick, ring_rows, stream_ticks
+
+_Side = Literal["left", "right"]
+"""Whether a row counts as free only after the tick that reads it, or already in it."""
 
 _COUNTER_BYTES = 2
 _INPUT_COUNTERS = 2
@@ -156,12 +160,11 @@ class _Planning:
         """Rows of the tensors that are rings."""
         for cut in cuts:
             self._add_segment(cut, stream_input and cut.start == 0)
-        self._ticks_of: dict[int, npt.NDArray[np.int64]] = {}
-        """Of each layer, its ticks."""
         by_layer: dict[int, list[int]] = {}
         for index, tick in enumerate(self._ticks):
             by_layer.setdefault(tick.layer, []).append(index)
         self._ticks_of = {layer: np.array(ticks, np.int64) for layer, ticks in by_layer.items()}
+        """Of each layer, its ticks."""
         self._roots, self._occupants = self._tensors()
         self._names = [graph.tensors[root].name for root in self._roots]
         self._scratch_at, names, occupants = self._scratch_memory(len(self._occupants))
@@ -338,7 +341,7 @@ class _Planning:
             layer, index = max(readers, key=lambda reader: int(self._ticks_of[reader[0]][-1]))
             output = self._storage[graph.operators[layer].outputs[0]]
             if elementwise(graph, graph.operators[layer]) and output not in self._ring and output != root:
-                sides = ["right" if reader == (layer, index) else "left" for reader in readers]
+                sides: list[_Side] = ["right" if reader == (layer, index) else "left" for reader in readers]
                 freed_low = np.minimum.reduce(
                     [self._needed_from(*reader, time, side) for reader, side in zip(readers, sides, strict=True)]
                 )
@@ -349,7 +352,7 @@ class _Planning:
         ticks = [self._ticks_of[layer][-1] for layer, op in enumerate(self._graph.operators) if index in op.inputs]
         return max((int(tick) for tick in ticks), default=-1)
 
-    def _needed_from(self, layer: int, index: int, time: npt.NDArray[np.int64], side: str) -> Bytes:
+    def _needed_from(self, layer: int, index: int, time: npt.NDArray[np.int64], side: _Side) -> Bytes:
         """Per tick, the first byte of the tensor that ``layer`` still reads, in that tick or later."""
         operator, tensor = self._graph.operators[layer], self._graph.tensors[index]
         ticks = self._ticks_of[layer]
@@ -357,7 +360,7 @@ class _Planning:
         units = np.arange(len(ticks) if len(ticks) > 1 else 1)
         first = np.clip(units * access.stride - access.before, 0, access.height)
         first_row = np.append(first, rows(tensor))
-        done = np.searchsorted(ticks, time, side="right" if side == "right" else "left")
+        done = np.searchsorted(ticks, time, side=side)
         return np.asarray(first_row[done] * row_bytes(tensor), np.int64)
 
 
