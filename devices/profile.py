@@ -129,9 +129,16 @@ def device_names() -> tuple[str, ...]:
 
 @cache
 def load_profile(name: str) -> DeviceProfile:
-    """Read a profile by name. Raises DeviceError with the known names, or with the field that is wrong."""
+    """Read a profile by its name, or by that of the QEMU machine that stands in for it: ``microbit`` is the nRF51822.
+
+    Raises DeviceError with the known names, or with the field that is wrong.
+    """
     if name not in device_names():
-        raise DeviceError(f"there is no device profile '{name}'; choose from {', '.join(device_names())}")
+        profiles = (load_profile(known) for known in device_names())
+        emulated = next((p for p in profiles if p.emulator is not None and p.emulator.machine == name), None)
+        if emulated is None:
+            raise DeviceError(f"there is no device profile '{name}'; choose from {', '.join(device_names())}")
+        return emulated
     text = (resources.files("devices") / "profiles" / f"{name}.toml").read_text(encoding="utf-8")
     profile = parse_profile(text, name)
     if profile.name != name:

@@ -99,3 +99,9 @@ def test_a_figure_with_an_empty_source_is_refused() -> None:
              for line in profile_text("stm32f405").splitlines()]  # fmt: skip
     with pytest.raises(DeviceError, match="the source of flash_bytes is empty"):
         parse_profile("\n".join(lines), "mine")
+
+
+def test_a_profile_is_also_found_by_its_machine() -> None:
+    assert load_profile("microbit").name == "nrf51822"
+    assert load_profile("netduinoplus2").name == "stm32f405"
+    assert load_profile("mps3-an547").name == "mps3-an547"
