@@ -13,7 +13,7 @@ import numpy as np
 from devices.profile import InstructionSet
 from export.errors import ExportError
 from export.graph import DType, Graph, Tensor, macs
-from export.kernels import kernels_of
+from export.kernels import BUILD_REQUIREMENTS, all_kernels, kernels_of
 from export.kernels.kernel import Fields, Kernel
 from export.layers import ConstantArray, LayerCode, layers_code, order_entry_bytes
 from export.planner import Plan, plan
@@ -74,6 +74,7 @@ def write_model(planned: Plan, kernels: Sequence[Kernel] | None = None) -> Gener
         "input": _end(planned, graph.inputs[0]),
         "output": _end(planned, graph.outputs[0]),
         "headers": sorted({kernel.header for kernel in kernels}),
+        "requirement": _requirement(planned, kernels),
         "layers": [_layer_context(layer) for layer in layers],
         "alignment": ALIGNMENT,
         "stream": _stream_context(planned),
@@ -114,6 +115,14 @@ def _streamed_input(planned: Plan) -> dict[str, object]:
         )
     ring = planned.buffer_of(graph.inputs[0]).ring_rows
     return {"rows": rows(tensor), "row_bytes": row_bytes(tensor), "ring": ring or rows(tensor)}
+
+
+def _requirement(planned: Plan, kernels: Sequence[Kernel]) -> tuple[str, str] | None:
+    """What to build with, for a model that has kernels beside the portable ones."""
+    portable = {kernel.name for kernel in all_kernels("generic")}
+    if all(kernel.name in portable for kernel in kernels):
+        return None
+    return BUILD_REQUIREMENTS[planned.instruction_set]
 
 
 def _model_id(layers: list[LayerCode], planned: Plan) -> str:

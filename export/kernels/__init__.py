@@ -53,6 +53,17 @@ VIEW = Kernel("view", "", lambda graph, operator: True, _no_kernel, lambda graph
 """Stands in for the kernel of a RESHAPE, which moves nothing."""
 
 
+BUILD_REQUIREMENTS: dict[InstructionSet, tuple[str, str]] = {
+    "dsp": (
+        "defined(__ARM_FEATURE_DSP) && defined(__ARM_FP)",
+        "Armv7E-M with an FPU: build with the flags of such a core, as in -mcpu=cortex-m4 -mfpu=fpv4-sp-d16 "
+        "-mfloat-abi=hard",
+    ),
+    "helium": ("defined(__ARM_FEATURE_MVE)", "Helium: build with the flags of such a core, as in -mcpu=cortex-m55"),
+}
+"""What the preprocessor must know for the instruction set's kernels, and what to do where it does not."""
+
+
 def candidate_kernels(kind: OpKind, instruction_set: InstructionSet) -> tuple[Kernel, ...]:
     """The kernels of an operator, the one to prefer first; they take every layer between them."""
     if kind is OpKind.RESHAPE:

@@ -274,3 +274,17 @@ def test_unknown_layout(model: GeneratedModel, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="no layout 'bazel'; choose from plain, cmake, arduino"):
         write_bundle(model, tmp_path, "bazel")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_for_another_core_says_so_when_it_is_built(tmp_path: Path) -> None:
+    """Its kernels are empty files there, so the linker's complaint would tell nobody what is wrong."""
+    builder = GraphBuilder((1, 8, 8, 4))
+    model = generate(builder.finish(builder.conv(builder.input, 8)), "dsp")
+    for name, text in model.files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [host_compiler(), f"-I{KERNELS}", "-c", "model.c"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "This model was generated for Armv7E-M with an FPU" in done.stderr
+    assert "#error" not in generate(model.plan.graph, "generic").files["model.c"]
