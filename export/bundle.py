@@ -16,6 +16,8 @@ from export.kernels.kernel import Kernel
 
 _SOURCES = (".c", ".h")
 _INLINE_FUNCTION = re.compile(r"^static inline [^;{]*?\b(tn_\w+)\([^;{]*\) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
+_DEFINITION = re.compile(r"^void (tn_\w+)\(", re.MULTILINE)
+_PORTABLE_FORM = "_portable_s8"
 _INCLUDE = re.compile(r'#include "(\w+\.h)"')
 _LICENSE_LINE = "SPDX-License-Identifier: Apache-2.0"
 
@@ -128,16 +130,25 @@ LAYOUTS = {
 def kernel_sources(kernels: Iterable[Kernel]) -> dict[str, str]:
     """Texts by file name of what the kernels are made of: their own files, those of functions they call, and headers.
 
-    Every function that other files call has a file of its name, or is an inline function of a header.
+    Every function that other files call has a file of its name, or is an inline function of a header. Some have a
+    portable form in another file, for the compiler to choose.
     """
     folder = resources.files("firmware") / "kernels"
     texts = {entry.name: entry.read_text(encoding="utf-8") for entry in folder.iterdir() if entry.name[-2:] in _SOURCES}
     code = {name.removesuffix(".c"): text for name, text in texts.items() if name.endswith(".c")}
     code |= {name: body for text in texts.values() for name, body in _INLINE_FUNCTION.findall(text)}
+    portable = {
+        function: name
+        for name, text in code.items()
+        if name.endswith(_PORTABLE_FORM)
+        for function in _DEFINITION.findall(text)
+    }
     wanted = [kernel.name for kernel in kernels if kernel is not VIEW]
     needed: set[str] = set()
     while wanted:
         name = wanted.pop()
+        if name in portable:
+            wanted.append(portable[name])
         if name in code and name not in needed:
             needed.add(name)
             wanted += re.findall(r"\btn_\w+", code[name])
