@@ -10,6 +10,8 @@
  * A window is made of runs: inputs that lie side by side, which are kernel rows, or taps if columns are dilated. The
  * whole words of all runs come first, the bytes that are left over follow in one string. export/kernels/dsp_conv.py
  * packs weights in that order, and proves that accumulators, times 256, fit into 32 bits.
+ *
+ * For all other targets the same function is in tn_conv_dsp_portable_s8.c.
  */
 #ifndef TN_CONV_DSP_H
 #define TN_CONV_DSP_H
