@@ -1,4 +1,4 @@
-/* Additions on Armv7E-M. */
+/* Additions on Armv7E-M; tn_add_portable_s8 is the same in plain C, for all other cores. */
 #ifndef TN_ADD_DSP_H
 #define TN_ADD_DSP_H
 

@@ -1,5 +1,6 @@
 /* Depthwise convolutions with a multiplier and dilation of 1 for the DSP extension of Armv7E-M, four channels at a
- * time: for narrow maps, signals of one column among them.
+ * time: for narrow maps, signals of one column among them. tn_depthwise_channels_portable_s8 is the same in plain C,
+ * for all other cores, and needs no scratch.
  *
  * Row r of a buffer starts at base + (r % ring) * row bytes; rows are NHWC. Scratch is 4-byte aligned;
  * export/kernels/dsp_depthwise_channels.py sizes it and packs the constants.

@@ -1,4 +1,5 @@
-/* Fully connected layers on Armv7E-M (DSP and floating-point extensions). */
+/* Fully connected layers on Armv7E-M (DSP and floating-point extensions); tn_fully_connected_portable_s8 is the same in
+ * plain C, for all other cores. */
 #ifndef TN_FULLY_CONNECTED_DSP_H
 #define TN_FULLY_CONNECTED_DSP_H
 
