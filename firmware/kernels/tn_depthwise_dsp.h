@@ -3,6 +3,8 @@
  * Row r of a buffer starts at base + (r % ring) * row bytes. With input_planes set, an input row holds one run of
  * input.columns bytes for each channel; else it is NHWC, like all outputs. Scratch is 4-byte aligned;
  * export/kernels/dsp_depthwise.py sizes it and packs the constants.
+ *
+ * For all other targets the same functions are in tn_depthwise_3x3_portable_s8.c and tn_depthwise_portable_s8.c.
  */
 #ifndef TN_DEPTHWISE_DSP_H
 #define TN_DEPTHWISE_DSP_H

@@ -1,4 +1,4 @@
-/* What the 3x3 depthwise kernels for Armv7E-M share. Not for callers. */
+/* What the depthwise kernels for Armv7E-M share, and their portable forms. Not for callers. */
 #ifndef TN_DEPTHWISE_DSP_INTERNAL_H
 #define TN_DEPTHWISE_DSP_INTERNAL_H
 
@@ -61,6 +61,24 @@ void tn_depthwise_transpose_dsp_s8(const int8_t *from, uint32_t pitch, int8_t *t
                                    uint32_t quads);
 
 void tn_depthwise_clamp_dsp_s8(int8_t *at, uint32_t bytes, int8_t minimum, int8_t maximum);
+
+/* What the portable forms read pixels from. */
+typedef struct {
+  const int8_t *input;
+  tn_shape shape;
+  uint16_t ring;
+  uint8_t planes;
+  int8_t zero_point;
+} tn_depthwise_source;
+
+/* A pixel, or the zero point outside of the input. */
+static inline int32_t tn_depthwise_pixel(const tn_depthwise_source *source, int32_t row, int32_t column,
+                                         uint32_t channel) {
+  const uint32_t columns = source->shape.columns, channels = source->shape.channels;
+  if (row < 0 || row >= source->shape.rows || column < 0 || column >= source->shape.columns) return source->zero_point;
+  const int8_t *from = source->input + (uint32_t)row % source->ring * columns * channels;
+  return source->planes ? from[channel * columns + (uint32_t)column] : from[(uint32_t)column * channels + channel];
+}
 
 /* The assembly of the 3x3 cores.
  *

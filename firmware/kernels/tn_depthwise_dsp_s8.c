@@ -1,4 +1,4 @@
-#if defined(__ARM_FEATURE_DSP)
+#if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP)
 #include "tn_depthwise_dsp_internal.h"
 
 /* A channel's columns are gathered so that its rows alternate: then a window is one run of bytes. */
