@@ -118,11 +118,11 @@ def _streamed_input(planned: Plan) -> dict[str, object]:
 
 
 def _requirement(planned: Plan, kernels: Sequence[Kernel]) -> tuple[str, str] | None:
-    """What to build with, for a model that has kernels beside the portable ones."""
+    """What to build with, for a model with kernels that are not for every core."""
     portable = {kernel.name for kernel in all_kernels("generic")}
     if all(kernel.name in portable for kernel in kernels):
         return None
-    return BUILD_REQUIREMENTS[planned.instruction_set]
+    return BUILD_REQUIREMENTS.get(planned.instruction_set)
 
 
 def _model_id(layers: list[LayerCode], planned: Plan) -> str:

@@ -54,14 +54,10 @@ VIEW = Kernel("view", "", lambda graph, operator: True, _no_kernel, lambda graph
 
 
 BUILD_REQUIREMENTS: dict[InstructionSet, tuple[str, str]] = {
-    "dsp": (
-        "defined(__ARM_FEATURE_DSP) && defined(__ARM_FP)",
-        "Armv7E-M with an FPU: build with the flags of such a core, as in -mcpu=cortex-m4 -mfpu=fpv4-sp-d16 "
-        "-mfloat-abi=hard",
-    ),
     "helium": ("defined(__ARM_FEATURE_MVE)", "Helium: build with the flags of such a core, as in -mcpu=cortex-m55"),
 }
-"""What the preprocessor must know for the instruction set's kernels, and what to do where it does not."""
+"""What the preprocessor must know for an instruction set whose kernels have no portable form, and what to do where it
+does not. Those for Armv7E-M have one: such a model runs everywhere, only slower."""
 
 
 def candidate_kernels(kind: OpKind, instruction_set: InstructionSet) -> tuple[Kernel, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from export.bundle import write_bundle
-from export.codegen import GeneratedModel, generate
+from export.codegen import generate
 from export.graph import Activation, Graph, Quantization
 from export.kernels import kernels_of
 from tests.export.graph_builder import GraphBuilder
@@ -30,13 +30,6 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_kernels(tmp_path_factory.mktemp("kernels"), "-O1", *SANITIZED)
 
 
-def dsp_model(graph: Graph, *, stream_input: bool = False) -> GeneratedModel:
-    """Generate for Armv7E-M, without the refusal of other cores."""
-    model = generate(graph, "dsp", stream_input=stream_input)
-    code = re.sub(r"^#if !\(.*\)\n#error .*\n#endif\n", "", model.files["model.c"], flags=re.MULTILINE)
-    return dataclasses.replace(model, files={**model.files, "model.c": code})
-
-
 def assert_litert_s(graph: Graph, kernels: Path, folder: Path, *, stream_input: bool = False) -> None:
     """Random inputs and both extremes, bit for bit; every layer runs on a kernel for Armv7E-M."""
     names = {kernel.name for kernel in kernels_of(graph, "dsp")}
@@ -45,7 +38,7 @@ def assert_litert_s(graph: Graph, kernels: Path, folder: Path, *, stream_input: 
     inputs = [np.full(shape, value, np.int8) for value in (-128, 127)]
     rng = np.random.default_rng(0)
     inputs += [rng.integers(-128, 128, shape, dtype=np.int8) for _ in range(INPUTS)]
-    program = build_model(dsp_model(graph, stream_input=stream_input), kernels, folder, *SANITIZED)
+    program = build_model(generate(graph, "dsp", stream_input=stream_input), kernels, folder, *SANITIZED)
     found = run_program(program, inputs, graph.tensors[graph.outputs[0]])
     content = write_tflite(graph)
     for value, output in zip(inputs, found, strict=True):
@@ -147,7 +140,7 @@ def test_a_bundle_has_both_forms(tmp_path: Path) -> None:
     builder = GraphBuilder((1, 9, 1, 6))
     value = builder.add(builder.input, builder.depthwise(builder.input, (3, 1)))
     graph = builder.finish(builder.fully_connected(builder.reshape(value, (1, 54)), 3))
-    files = write_bundle(dsp_model(graph), tmp_path)
+    files = write_bundle(generate(graph, "dsp"), tmp_path)
     for family in ("add", "depthwise_channels", "fully_connected"):
         assert {f"tn_{family}_dsp_s8.c", f"tn_{family}_portable_s8.c"} <= set(files)
     sources = [name for name in files if name.endswith(".c")]

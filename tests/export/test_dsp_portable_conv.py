@@ -20,9 +20,6 @@ from tests.oracles.tflite_writer import write_tflite
 ONE, TWO = Activation.RELU6, Activation.NONE
 """What leaves most channels to one rounding, and what rounds all of them twice."""
 
-AS_FOR_THE_CORE = ("-D__ARM_FEATURE_DSP=1", "-D__ARM_FP=4")
-"""The generated model asks for its core; the kernels are built as for any other."""
-
 Case = tuple[tuple[int, int, int], int, Pair, Pair, Pair, Activation]
 CASES: dict[str, Case] = {
     "color": ((9, 8, 3), 8, (3, 3), (2, 2), (1, 1), ONE),
@@ -46,7 +43,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def outputs(model: GeneratedModel, inputs: list[np.ndarray], kernels: Path, folder: Path) -> list[np.ndarray]:
     graph = model.plan.graph
-    program = build_model(model, kernels, folder, "-O0", *SANITIZED, *AS_FOR_THE_CORE)
+    program = build_model(model, kernels, folder, "-O0", *SANITIZED)
     return run_program(program, inputs, graph.tensors[graph.outputs[0]])
 
 
