@@ -24,12 +24,11 @@ import torch
 from devices.board import Measurement
 from devices.boards import resolve_board
 from export.flash import flash_bytes
-from export.graph import Graph
+from export.graph import Graph, total_macs
 from export.onnx_export import export_onnx
 from export.planner import plan
 from export.tflite_convert import convert_int8
 from tinynas.baselines import BASELINES, Baseline, width_to_fit
-from tinynas.candidate import total_macs
 from tinynas.data import some
 from tinynas.effort import Effort
 from tinynas.measuring import measure_graph

@@ -12,7 +12,7 @@ import numpy as np
 
 from devices.profile import InstructionSet
 from export.errors import ExportError
-from export.graph import DType, Graph, Tensor, macs
+from export.graph import DType, Graph, Tensor, total_macs
 from export.kernels import BUILD_REQUIREMENTS, all_kernels, kernels_of
 from export.kernels.kernel import Fields, Kernel
 from export.layers import ConstantArray, LayerCode, layers_code, order_entry_bytes
@@ -69,7 +69,7 @@ def write_model(planned: Plan, kernels: Sequence[Kernel] | None = None) -> Gener
         "model_id": model_id,
         "arena_bytes": planned.arena_bytes,
         "lower_bound_bytes": planned.lower_bound_bytes,
-        "macs": sum(macs(graph, operator) for operator in graph.operators),
+        "macs": total_macs(graph),
         "constant_bytes": sum(array.values.nbytes for layer in layers for array in layer.arrays),
         "input": _end(planned, graph.inputs[0]),
         "output": _end(planned, graph.outputs[0]),

@@ -172,3 +172,8 @@ def macs(graph: Graph, operator: Operator) -> int:
         weights = graph.tensors[operator.inputs[1]]
         return output.elements * math.prod(weights.shape[1:3])
     return 0
+
+
+def total_macs(graph: Graph) -> int:
+    """Multiply-accumulates of one inference."""
+    return sum(macs(graph, operator) for operator in graph.operators)

@@ -201,6 +201,19 @@ def fold_input_offset(bias: Int32Array | None, weights: Int8Array, input_zero_po
     return np.asarray(folded, np.int32)
 
 
+def accumulator_range(
+    weights: Int8Array, folded_bias: Int32Array
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The least and the greatest accumulator of each channel, over all int8 inputs.
+
+    ``weights`` are those of `kernel_weights`, ``folded_bias`` is that of `fold_input_offset`.
+    """
+    rows, start = weights.astype(np.int64), folded_bias.astype(np.int64)
+    least = start + np.minimum(rows * INT8_MIN, rows * INT8_MAX).sum(axis=1)
+    most = start + np.maximum(rows * INT8_MIN, rows * INT8_MAX).sum(axis=1)
+    return least, most
+
+
 def kernel_weights(operator: Operator, weights: Int8Array) -> Int8Array:
     """Weights in the order of the kernels: one row per output channel. ``weights`` is OHWI, 1HWO (depthwise) or OI."""
     if operator.kind is OpKind.DEPTHWISE_CONV_2D:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from devices.profile import DeviceProfile
 from export.flash import flash_bytes
-from export.graph import Graph, macs
+from export.graph import Graph, total_macs
 from export.optimize import optimize
 from export.planner import plan
 from tinynas.architecture import Architecture
@@ -48,11 +48,6 @@ class CandidateCosts:
             latency_ms=latency_ms,
             energy_mj=self.profile.energy_mj(latency_ms),
         )
-
-
-def total_macs(graph: Graph) -> int:
-    """Multiply-accumulates of one inference."""
-    return sum(macs(graph, operator) for operator in graph.operators)
 
 
 def parameters(graph: Graph) -> int:

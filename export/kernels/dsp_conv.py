@@ -18,7 +18,7 @@ from export.graph import Activation, Graph, Operator
 from export.kernels.dsp_rounding import Int64Array, Rounding, rounding_of
 from export.kernels.generic import folded_weights, geometry
 from export.kernels.kernel import Fields, Kernel
-from export.numerics import INT8_MAX, INT8_MIN, is_pointwise, quantization_of
+from export.numerics import INT8_MIN, is_pointwise, quantization_of
 
 UInt32Array = npt.NDArray[np.uint32]
 
@@ -69,16 +69,6 @@ def _in_words(weights: npt.NDArray[np.int8], runs: Runs) -> Int64Array:
     return packed.reshape(len(weights), runs.steps, 4)
 
 
-def accumulator_range(
-    weights: npt.NDArray[np.int8], folded_bias: npt.NDArray[np.int32]
-) -> tuple[Int64Array, Int64Array]:
-    """The smallest and largest accumulator of each channel, over all int8 inputs."""
-    w = weights.astype(np.int64)
-    least = folded_bias + np.minimum(w * INT8_MIN, w * INT8_MAX).sum(axis=1)
-    most = folded_bias + np.maximum(w * INT8_MIN, w * INT8_MAX).sum(axis=1)
-    return least, most
-
-
 def pack_stream(
     weights: npt.NDArray[np.int8], folded_bias: npt.NDArray[np.int32], runs: Runs, rounding: Rounding
 ) -> list[UInt32Array]:
@@ -121,7 +111,7 @@ def inner_columns(graph: Graph, operator: Operator) -> tuple[int, int]:
 def _layer_rounding(graph: Graph, operator: Operator) -> Rounding | None:
     """Cached, because the search for one rounding takes long for a layer that has none, and is asked for many times."""
     weights, bias = folded_weights(graph, operator)
-    return rounding_of(numerics.conv_requantization(graph, operator), *accumulator_range(weights, bias))
+    return rounding_of(numerics.conv_requantization(graph, operator), *numerics.accumulator_range(weights, bias))
 
 
 def _fits(graph: Graph, operator: Operator) -> bool:

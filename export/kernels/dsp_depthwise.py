@@ -17,7 +17,7 @@ from export.graph import Graph, Operator
 from export.kernels.generic import folded_weights, geometry
 from export.kernels.kernel import Fields, Kernel
 from export.kernels.single_rounding import Int64Array, single_roundings
-from export.numerics import INT8_MAX, INT8_MIN, quantization_of
+from export.numerics import quantization_of
 
 _CHANNEL_WORDS = 5
 _UNITS = (256, 1)
@@ -36,14 +36,6 @@ def is_plain(graph: Graph, operator: Operator) -> bool:
     assert operator.window is not None
     source, target = graph.input_tensors(operator)[0], graph.output_tensor(operator)
     return source.shape[-1] == target.shape[-1] and operator.window.dilation == (1, 1)
-
-
-def accumulator_range(weights: numerics.Int8Array, bias: numerics.Int32Array) -> tuple[Int64Array, Int64Array]:
-    """The smallest and largest sum of each channel, over all int8 inputs."""
-    w = weights.astype(np.int64)
-    least = bias + np.minimum(w * INT8_MIN, w * INT8_MAX).sum(axis=1)
-    most = bias + np.maximum(w * INT8_MIN, w * INT8_MAX).sum(axis=1)
-    return least, most
 
 
 # --- 3 × 3 ------------------------------------------------------------------------------------------------------------
@@ -153,7 +145,7 @@ def rounding_3x3(requantization: numerics.Requantization, least: Int64Array, mos
 
 def _rounding(graph: Graph, operator: Operator) -> ScaledRounding | None:
     weights, bias = folded_weights(graph, operator)
-    return rounding_3x3(numerics.conv_requantization(graph, operator), *accumulator_range(weights, bias))
+    return rounding_3x3(numerics.conv_requantization(graph, operator), *numerics.accumulator_range(weights, bias))
 
 
 def pack_3x3(weights: numerics.Int8Array, bias: numerics.Int32Array, rounding: ScaledRounding) -> numerics.Int32Array:
@@ -242,7 +234,7 @@ def _scratch(graph: Graph, operator: Operator) -> int:
 def _accepts(graph: Graph, operator: Operator) -> bool:
     """No left shifts, and accumulators that still fit into 32 bits when multiplied by 256."""
     requantization = numerics.conv_requantization(graph, operator)
-    least, most = accumulator_range(*folded_weights(graph, operator))
+    least, most = numerics.accumulator_range(*folded_weights(graph, operator))
     exponents = -requantization.shifts.astype(np.int64)
     if np.any(exponents < 0) or max(-least.min(), most.max()) >= _ACCUMULATOR_LIMIT:
         return False

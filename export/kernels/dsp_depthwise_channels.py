@@ -12,7 +12,7 @@ import numpy as np
 
 from export import numerics
 from export.graph import Graph, Operator, OpKind
-from export.kernels.dsp_depthwise import accumulator_range, is_3x3, is_plain
+from export.kernels.dsp_depthwise import is_3x3, is_plain
 from export.kernels.dsp_rounding import two_roundings_of
 from export.kernels.generic import folded_weights, geometry
 from export.kernels.kernel import Fields, Kernel
@@ -93,7 +93,7 @@ def pack_groups(
 
     A group is rounded once where that gives LiteRT's outputs for all its channels (``export.kernels.single_rounding``).
     """
-    least, most = accumulator_range(weights, bias)
+    least, most = numerics.accumulator_range(weights, bias)
     two = two_roundings_of(requantization, least, most)
     one, once = single_roundings(requantization, least, most, unit=_UNIT)
     words = []
@@ -123,7 +123,7 @@ def _groups(graph: Graph, operator: Operator) -> numerics.Int32Array | None:
 
 
 def _accepts(graph: Graph, operator: Operator) -> bool:
-    ranges = accumulator_range(*folded_weights(graph, operator))
+    ranges = numerics.accumulator_range(*folded_weights(graph, operator))
     two = two_roundings_of(numerics.conv_requantization(graph, operator), *ranges)
     return bool(np.all(two.works)) or _groups(graph, operator) is not None
 

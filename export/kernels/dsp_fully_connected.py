@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from export import numerics
 from export.graph import Graph, Operator, OpKind
 from export.kernels.generic import folded_weights
 from export.kernels.kernel import Fields, Kernel
@@ -64,7 +65,7 @@ def _fits(graph: Graph, operator: Operator) -> bool:
 
 def _accepts(graph: Graph, operator: Operator) -> bool:
     weights, bias = folded_weights(graph, operator)
-    lowest, highest = accumulator_range(weights.astype(np.int64), bias.astype(np.int64))
+    lowest, highest = numerics.accumulator_range(weights, bias)
     if weights.min() == -128 or max(-lowest.min(), highest.max()) >= ACCUMULATOR_LIMIT:
         return False
     return high_word_requantization(graph, operator, lowest, highest, own_shifts=True) is not None
@@ -74,7 +75,7 @@ def _fields(graph: Graph, operator: Operator) -> Fields:
     weights, bias = folded_weights(graph, operator)
     rows = weights.astype(np.int64)
     starts = 256 * bias.astype(np.int64)
-    lowest, highest = accumulator_range(rows, bias.astype(np.int64))
+    lowest, highest = numerics.accumulator_range(weights, bias)
     requantization = high_word_requantization(graph, operator, lowest, highest, own_shifts=True)
     assert requantization is not None, "the kernel was chosen for a layer that it does not accept"
     outputs, inputs = weights.shape
@@ -117,12 +118,6 @@ FULLY_CONNECTED_DSP = Kernel(
     accepts=_accepts,
     header="tn_fully_connected_dsp.h",
 )
-
-
-def accumulator_range(weights: Int64Array, bias: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """The least and greatest accumulator of each channel over all int8 inputs. ``weights`` is [channels, inputs]."""
-    positive, negative = np.maximum(weights, 0).sum(axis=1), np.minimum(weights, 0).sum(axis=1)
-    return bias - 128 * positive + 127 * negative, bias + 127 * positive - 128 * negative
 
 
 def _group_counts(outputs: int) -> tuple[int, ...]:

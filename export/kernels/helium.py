@@ -16,7 +16,7 @@ import numpy.typing as npt
 from export import numerics
 from export.graph import Graph, Operator
 from export.kernels.dsp_add import litert_outputs
-from export.kernels.dsp_fully_connected import ACCUMULATOR_LIMIT, accumulator_range, high_word_requantization
+from export.kernels.dsp_fully_connected import ACCUMULATOR_LIMIT, high_word_requantization
 from export.kernels.generic import folded_weights, geometry
 from export.kernels.kernel import Fields, Kernel
 from export.numerics import INT8_MAX, INT8_MIN, Requantization, add_parameters, quantization_of
@@ -267,7 +267,7 @@ def _fits_fully_connected(graph: Graph, operator: Operator) -> bool:
 
 def _accepts_fully_connected(graph: Graph, operator: Operator) -> bool:
     weights, bias = folded_weights(graph, operator)
-    least, most = accumulator_range(weights.astype(np.int64), bias.astype(np.int64))
+    least, most = numerics.accumulator_range(weights, bias)
     if max(-least.min(), most.max()) >= ACCUMULATOR_LIMIT:
         return False
     return high_word_requantization(graph, operator, least, most) is not None
@@ -275,7 +275,7 @@ def _accepts_fully_connected(graph: Graph, operator: Operator) -> bool:
 
 def _fully_connected_fields(graph: Graph, operator: Operator) -> Fields:
     weights, bias = folded_weights(graph, operator)
-    ranges = accumulator_range(weights.astype(np.int64), bias.astype(np.int64))
+    ranges = numerics.accumulator_range(weights, bias)
     requantization = high_word_requantization(graph, operator, *ranges)
     assert requantization is not None, "the kernel was chosen for a layer that it does not accept"
     outputs, inputs = weights.shape

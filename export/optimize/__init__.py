@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from export.graph import Graph, OpKind, macs
+from export.graph import Graph, OpKind
 from export.optimize.activations import fuse_activations
 from export.optimize.channels import drop_dead_channels
 from export.optimize.convolutions import choose_convolutions
@@ -63,30 +62,12 @@ def optimize(graph: Graph) -> Graph:
             return graph if current is graph else _compacted(current)
 
 
-def live_macs(graph: Graph) -> int:
-    """Multiply-accumulates of one inference of the optimized graph."""
-    optimized = optimize(graph)
-    return sum(macs(optimized, operator) for operator in optimized.operators)
-
-
-@dataclass(frozen=True, slots=True)
-class LayerMacs:
-    """What a layer of the model computes, and what is left of it once the graph is optimized: 0 when it vanishes."""
-
-    name: str
-    macs: int
-    live_macs: int
-
-
-def layer_macs(graph: Graph, optimized: Graph) -> tuple[LayerMacs, ...]:
-    """For each layer of ``graph``, its multiply-accumulates in both; layers are matched by name, then by order."""
+def layers_left(graph: Graph, optimized: Graph) -> tuple[int | None, ...]:
+    """For each layer of ``graph`` its index in the optimized one, or None: by name, and among equal names by order."""
     left: dict[str, list[int]] = {}
-    for operator in reversed(optimized.operators):
-        left.setdefault(operator.name, []).append(macs(optimized, operator))
-    return tuple(
-        LayerMacs(operator.name, macs(graph, operator), left[operator.name].pop() if left.get(operator.name) else 0)
-        for operator in graph.operators
-    )
+    for layer, operator in enumerate(optimized.operators):
+        left.setdefault(operator.name, []).append(layer)
+    return tuple(left[operator.name].pop(0) if left.get(operator.name) else None for operator in graph.operators)
 
 
 def _compacted(graph: Graph) -> Graph:

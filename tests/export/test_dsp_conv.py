@@ -14,7 +14,6 @@ from export.graph import Activation, Graph, Operator, Quantization
 from export.kernels.dsp_conv import (
     CONV_DSP,
     Runs,
-    accumulator_range,
     inner_columns,
     pack_stream,
     pack_weights,
@@ -171,7 +170,7 @@ def test_the_stream_holds_all_channels_in_pairs(channels: int, dilation: tuple[i
     graph = _with(graph, operator.outputs[0], quantization=Quantization((scale,), (zero_point,)))
     weights, bias = folded_weights(graph, operator)
     runs = runs_of(graph, operator)
-    rounding = rounding_of(numerics.conv_requantization(graph, operator), *accumulator_range(weights, bias))
+    rounding = rounding_of(numerics.conv_requantization(graph, operator), *numerics.accumulator_range(weights, bias))
     assert rounding is not None
     stream = pack_stream(weights, bias, runs, rounding)
     fields = CONV_DSP.fields(graph, operator)
@@ -203,7 +202,7 @@ def test_a_candidate_is_taken_to_be_rounded_once_after_a_relu() -> None:
 
 def test_accumulator_range_is_reached() -> None:
     weights = np.array([[3, -4, 0], [-1, -1, -1]], np.int8)
-    least, most = accumulator_range(weights, np.array([10, -5], np.int32))
+    least, most = numerics.accumulator_range(weights, np.array([10, -5], np.int32))
     assert least.tolist() == [10 - 3 * 128 - 4 * 127, -5 - 3 * 127]
     assert most.tolist() == [10 + 3 * 127 + 4 * 128, -5 + 3 * 128]
 

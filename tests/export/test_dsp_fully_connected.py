@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from export import numerics
 from export.graph import Activation, Graph, Operator, Quantization
-from export.kernels.dsp_fully_connected import FULLY_CONNECTED_DSP, accumulator_range
+from export.kernels.dsp_fully_connected import FULLY_CONNECTED_DSP
 from export.kernels.generic import folded_weights
 from export.numerics import effective_scales, quantization_of, round_half_away
 from tests.export.graph_builder import GraphBuilder
@@ -117,7 +118,7 @@ def test_every_accumulator_is_rounded_as_a_double_is(scale: float, zero_point: i
     graph, operator = scaled_layer(scale, zero_point, seed=4)
     assert FULLY_CONNECTED_DSP.accepts(graph, operator)
     fields: Any = FULLY_CONNECTED_DSP.fields(graph, operator)
-    lowest, highest = accumulator_range(*(part.astype(np.int64) for part in folded_weights(graph, operator)))
+    lowest, highest = numerics.accumulator_range(*folded_weights(graph, operator))
     accumulators = np.arange(lowest.min(), highest.max() + 1)
     found = kernel_outputs(fields, accumulators * 256, np.array(fields["multiplier"]))
     (exact,) = effective_scales(graph, operator)

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from export.codegen import generate
-from export.graph import Activation, Graph, Operator, OpKind, Quantization, Tensor, macs
-from export.optimize import layer_macs, live_macs, optimize
+from export.graph import Activation, Graph, Operator, OpKind, Quantization, Tensor, macs, total_macs
+from export.optimize import layers_left, optimize
 from export.optimize.intervals import channel_intervals
 from export.planner import plan
 from export.reader import read_tflite
@@ -81,7 +81,7 @@ def assert_same(graph: Graph, inputs: list[np.ndarray]) -> Graph:
     for value in inputs:
         (expected,), (found,) = run_reference(before, [value]), run_reference(after, [value])
         assert np.array_equal(expected, found), f"{int(np.sum(expected != found))} of {expected.size} outputs differ"
-    assert live_macs(graph) <= sum(macs(graph, operator) for operator in graph.operators)
+    assert total_macs(optimize(graph)) <= total_macs(graph)
     return optimized
 
 
@@ -502,9 +502,12 @@ def test_layers_are_matched_by_name() -> None:
     constants(builder, last)[0][:, :, :, 1] = 0
     graph = builder.finish(last)
     builder.operators[1] = dataclasses.replace(builder.operators[1], name="gone")
-    rows = layer_macs(graph, optimize(graph))
-    assert [(row.macs, row.live_macs) for row in rows] == [(300, 225), (900, 0), (0, 0), (200, 150)]
-    assert live_macs(graph) == 375
+    optimized = optimize(graph)
+    left = layers_left(graph, optimized)
+    live = [0 if layer is None else macs(optimized, optimized.operators[layer]) for layer in left]
+    assert [macs(graph, operator) for operator in graph.operators] == [300, 900, 0, 200]
+    assert live == [225, 0, 0, 150]
+    assert total_macs(optimized) == 375
 
 
 # Random graphs
@@ -707,4 +710,5 @@ def test_reference_models_stay_the_same(name: str, live: int, references: Path) 
     inputs = [rng.integers(-128, 128, graph.tensors[graph.inputs[0]].shape, dtype=np.int8) for _ in range(3)]
     optimized = assert_same(graph, inputs)
     assert OpKind.RESHAPE not in kinds(optimized)
-    assert live_macs(graph) == sum(row.live_macs for row in layer_macs(graph, optimized)) == live
+    left = [optimized.operators[layer] for layer in layers_left(graph, optimized) if layer is not None]
+    assert total_macs(optimized) == sum(macs(optimized, operator) for operator in left) == live

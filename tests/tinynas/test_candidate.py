@@ -9,8 +9,9 @@ import pytest
 from devices.profile import DeviceProfile, load_profile
 from export.codegen import generate
 from export.flash import flash_bytes
+from export.graph import total_macs
 from export.synthetic import with_random_weights
-from tinynas.candidate import CandidateCosts, parameters, total_macs
+from tinynas.candidate import CandidateCosts, parameters
 from tinynas.cost_model import CostModel, prior
 from tinynas.errors import SearchError
 from tinynas.space import InputShape, load_space

@@ -13,10 +13,10 @@ from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
 from devices.profile import DEFAULT_DEVICE, DeviceProfile, device_names, load_profile
 from devices.store import MeasurementStore
+from export.graph import total_macs
 from export.planner import plan
 from export.synthetic import with_random_weights
 from tinynas import output
-from tinynas.candidate import total_macs
 from tinynas.commands.layer_table import layer_table
 from tinynas.constraints import Limits
 from tinynas.cost_model import CostModel, MeasuredNetwork, calibrated_path, prior

@@ -7,6 +7,7 @@ from typing import Any
 
 from export.graph import Graph, macs
 from export.kernels import kernels_of
+from export.optimize import layers_left
 from export.planner import Plan
 
 
@@ -19,7 +20,7 @@ def layer_table(source: Graph, planned: Plan, cycles: Sequence[float], cycles_ke
     graph = planned.graph
     kernels = kernels_of(graph, planned.instruction_set)
     table = []
-    for operator, layer in zip(source.operators, _layers_left(source, graph), strict=True):
+    for operator, layer in zip(source.operators, layers_left(source, graph), strict=True):
         entry: dict[str, Any] = {
             "name": operator.name,
             "kind": operator.kind.value,
@@ -47,14 +48,6 @@ def layer_table(source: Graph, planned: Plan, cycles: Sequence[float], cycles_ke
             }
         table.append(entry)
     return table
-
-
-def _layers_left(source: Graph, optimized: Graph) -> list[int | None]:
-    """For each layer of the source its index in the optimized graph: by name, and among equal names by order."""
-    left: dict[str, list[int]] = {}
-    for layer, operator in enumerate(optimized.operators):
-        left.setdefault(operator.name, []).append(layer)
-    return [left[operator.name].pop(0) if left.get(operator.name) else None for operator in source.operators]
 
 
 def _alive_bytes(planned: Plan, layer: int) -> int:

@@ -11,13 +11,13 @@ from export.bundle import write_bundle
 from export.codegen import generate
 from export.errors import PlanError
 from export.flash import flash_bytes
-from export.graph import Graph
+from export.graph import Graph, total_macs
 from export.optimize import optimize
 from export.planner import Plan, plan
 from export.streams import INPUT_ROW
 from export.verify_plan import verify_plan
 from tinynas.architecture import Architecture
-from tinynas.candidate import parameters, total_macs
+from tinynas.candidate import parameters
 from tinynas.commands.layer_table import layer_table
 from tinynas.constraints import Limits
 from tinynas.cost_model import CostModel, current_cost_model, layer_features
