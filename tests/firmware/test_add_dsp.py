@@ -7,17 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from devices.emulator import EmulatedBoard
-from devices.profile import load_profile
 from export.graph import Activation, OpKind, Quantization
 from export.kernels import kernel_of
 from export.kernels.dsp_add import ADD_DSP
 from tests.devices.toy_models import need
 from tests.export.graph_builder import GraphBuilder
-from tests.oracles.tflite_writer import write_tflite
-from tinynas.measuring import build_image, compare_with_reference, random_inputs
-
-BOARD = load_profile("mps2-an386")
+from tests.firmware.emulated import BOARD, outputs_like_litert_s
+from tinynas.measuring import random_inputs
 
 
 @pytest.mark.parametrize("columns", [2, 37])
@@ -39,9 +35,5 @@ def test_additions_are_bit_exact(columns: int, tmp_path: Path, monkeypatch: pyte
     additions = [operator for operator in graph.operators if operator.kind is OpKind.ADD]
     assert all(kernel_of(graph, operator, BOARD.instruction_set) is ADD_DSP for operator in additions)
     inputs = random_inputs(graph, 20, seed=3)
-    with EmulatedBoard(BOARD) as board:
-        board.flash(build_image(graph, BOARD, tmp_path))
-        outputs = board.outputs(inputs)
-    compared = compare_with_reference(write_tflite(graph), inputs, outputs)
-    assert (compared.identical, compared.max_abs_diff) == (len(inputs), 0)
+    outputs = outputs_like_litert_s(graph, inputs, tmp_path)
     assert len(set(b"".join(outputs))) > 64

@@ -2,76 +2,65 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from devices.emulator import EmulatedBoard
-from devices.profile import load_profile
-from export.graph import Activation, Graph, Quantization
+from export.graph import Activation, Graph
 from export.kernels import kernels_of, tensors_in_planes
 from export.kernels.dsp_conv import CONV_DSP
-from export.numerics import quantization_of
 from export.planner import plan
 from tests.devices.toy_models import need
 from tests.export.graph_builder import GraphBuilder
-from tests.oracles.tflite_writer import write_tflite
-from tinynas.measuring import build_image, compare_with_reference, random_inputs
-
-BOARD = load_profile("mps2-an386")
-
-
-def _set(builder: GraphBuilder, value: int, zero_point: int) -> int:
-    """Zero points in the middle let what goes wrong in one layer reach the end; -128 after a ReLU rounds once."""
-    quantization = Quantization((quantization_of(builder.tensors[value]).scale,), (zero_point,))
-    builder.tensors[value] = dataclasses.replace(builder.tensors[value], quantization=quantization)
-    return value
+from tests.firmware.emulated import BOARD, outputs_like_litert_s, set_zero_point
+from tinynas.measuring import random_inputs
 
 
 def pixels_of_every_kind() -> Graph:
     """Colour, borders on both sides, rows left over by threes, odd channels, every rest of channels modulo 4."""
     builder = GraphBuilder((1, 23, 31, 3), seed=1)
-    value = _set(builder, builder.conv(builder.input, 9, (3, 3), (1, 1)), -7)
-    value = _set(builder, builder.conv(value, 8, (3, 3), (1, 1), activation=Activation.RELU), -128)
-    value = _set(builder, builder.conv(value, 14, (3, 3), (2, 2)), 11)
-    value = _set(builder, builder.conv(value, 6, (1, 1)), 0)
-    value = _set(builder, builder.conv(value, 7, (4, 5), (2, 1), same=False, activation=Activation.RELU6), -100)
-    value = _set(builder, builder.conv(value, 5, (3, 2), dilation=(1, 2)), 3)
+    value = set_zero_point(builder, builder.conv(builder.input, 9, (3, 3), (1, 1)), -7)
+    value = set_zero_point(builder, builder.conv(value, 8, (3, 3), (1, 1), activation=Activation.RELU), -128)
+    value = set_zero_point(builder, builder.conv(value, 14, (3, 3), (2, 2)), 11)
+    value = set_zero_point(builder, builder.conv(value, 6, (1, 1)), 0)
+    value = set_zero_point(
+        builder, builder.conv(value, 7, (4, 5), (2, 1), same=False, activation=Activation.RELU6), -100
+    )
+    value = set_zero_point(builder, builder.conv(value, 5, (3, 2), dilation=(1, 2)), 3)
     return builder.finish(value)
 
 
 def deep_and_narrow() -> Graph:
     """Whole and broken rounds of every loop; rows of five, two and one pixels; a single pixel; a taller kernel."""
     builder = GraphBuilder((1, 24, 10, 1), seed=2)
-    value = _set(builder, builder.conv(builder.input, 40, (10, 4), (2, 2), activation=Activation.RELU), -128)
-    value = _set(builder, builder.conv(value, 72, activation=Activation.RELU), -128)
-    value = _set(builder, builder.conv(value, 33, (3, 3), (2, 2)), -20)
-    value = _set(builder, builder.conv(value, 36, (1, 1), (2, 2)), 5)
-    value = _set(builder, builder.conv(value, 20, (3, 2), same=False), 9)
-    value = _set(builder, builder.conv(value, 11), 1)
+    value = set_zero_point(builder, builder.conv(builder.input, 40, (10, 4), (2, 2), activation=Activation.RELU), -128)
+    value = set_zero_point(builder, builder.conv(value, 72, activation=Activation.RELU), -128)
+    value = set_zero_point(builder, builder.conv(value, 33, (3, 3), (2, 2)), -20)
+    value = set_zero_point(builder, builder.conv(value, 36, (1, 1), (2, 2)), 5)
+    value = set_zero_point(builder, builder.conv(value, 20, (3, 2), same=False), 9)
+    value = set_zero_point(builder, builder.conv(value, 11), 1)
     return builder.finish(value)
 
 
 def into_planes() -> Graph:
     """Rows stored channel by channel, of an odd number of channels and a pair of pixels left over."""
     builder = GraphBuilder((1, 15, 17, 3), seed=3)
-    value = _set(builder, builder.conv(builder.input, 9, (3, 3), (1, 1), activation=Activation.RELU), -128)
-    value = _set(builder, builder.depthwise(value, activation=Activation.RELU), -128)
-    value = _set(builder, builder.conv(value, 12, activation=Activation.RELU), -128)
-    return builder.finish(_set(builder, builder.depthwise(value), 4))
+    value = set_zero_point(builder, builder.conv(builder.input, 9, (3, 3), (1, 1), activation=Activation.RELU), -128)
+    value = set_zero_point(builder, builder.depthwise(value, activation=Activation.RELU), -128)
+    value = set_zero_point(builder, builder.conv(value, 12, activation=Activation.RELU), -128)
+    return builder.finish(set_zero_point(builder, builder.depthwise(value), 4))
 
 
 def one_layer() -> Graph:
     """A layer that runs whole: groups of pixels that reach over the ends of rows."""
     builder = GraphBuilder((1, 11, 8, 4), seed=4)
-    return builder.finish(_set(builder, builder.conv(builder.input, 19, (3, 3)), 2))
+    return builder.finish(set_zero_point(builder, builder.conv(builder.input, 19, (3, 3)), 2))
 
 
 def one_pointwise_layer() -> Graph:
     builder = GraphBuilder((1, 10, 7, 18), seed=5)
-    return builder.finish(_set(builder, builder.conv(builder.input, 12, activation=Activation.RELU), -128))
+    return builder.finish(set_zero_point(builder, builder.conv(builder.input, 12, activation=Activation.RELU), -128))
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +84,5 @@ def test_convolutions_are_bit_exact(
     assert bool(streamed) == (network in (pixels_of_every_kind, deep_and_narrow))
     inputs = random_inputs(graph, 8, seed=2)
     inputs += [bytes([byte]) * len(inputs[0]) for byte in (0, 0x7F, 0x80, 0xFF)]
-    with EmulatedBoard(BOARD) as board:
-        board.flash(build_image(graph, BOARD, tmp_path))
-        outputs = board.outputs(inputs)
-    compared = compare_with_reference(write_tflite(graph), inputs, outputs)
-    assert (compared.identical, compared.max_abs_diff) == (len(inputs), 0)
+    outputs = outputs_like_litert_s(graph, inputs, tmp_path)
     assert len(set(outputs)) >= 8

@@ -2,60 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from devices.emulator import EmulatedBoard
-from devices.profile import load_profile
-from export.graph import Activation, Graph, Quantization
+from export.graph import Activation, Graph
 from export.kernels import kernels_of, tensors_in_planes
 from export.kernels.dsp_depthwise_channels import DEPTHWISE_3X3_CHANNELS_DSP, DEPTHWISE_CHANNELS_DSP
 from export.kernels.kernel import Kernel
-from export.numerics import quantization_of
 from export.planner import plan
 from tests.devices.toy_models import need
-from tests.export.graph_builder import GraphBuilder
-from tests.oracles.tflite_writer import write_tflite
-from tinynas.measuring import build_image, compare_with_reference, random_inputs
+from tests.firmware.emulated import BOARD, Network, outputs_like_litert_s
+from tinynas.measuring import random_inputs
 
-BOARD = load_profile("mps2-an386")
 NARROW = {DEPTHWISE_CHANNELS_DSP}
-
-
-class Network:
-    """A chain of layers with given zero points: -128 after a ReLU is what one rounding asks for."""
-
-    def __init__(self, shape: tuple[int, int, int, int], seed: int) -> None:
-        self.builder = GraphBuilder(shape, seed=seed)
-        self.value = self.builder.input
-
-    def conv(self, channels: int, kernel: tuple[int, int] = (1, 1)) -> Network:
-        return self._set(self.builder.conv(self.value, channels, kernel, activation=Activation.RELU), -128)
-
-    def depthwise(
-        self,
-        kernel: tuple[int, int] = (3, 3),
-        stride: tuple[int, int] = (1, 1),
-        *,
-        same: bool = True,
-        activation: Activation = Activation.RELU,
-        zero_point: int = -128,
-    ) -> Network:
-        layer = self.builder.depthwise(self.value, kernel, stride, same=same, activation=activation)
-        return self._set(layer, zero_point)
-
-    def finish(self) -> Graph:
-        return self.builder.finish(self.value)
-
-    def _set(self, value: int, zero_point: int) -> Network:
-        tensors = self.builder.tensors
-        quantization = Quantization((quantization_of(tensors[value]).scale,), (zero_point,))
-        tensors[value] = dataclasses.replace(tensors[value], quantization=quantization)
-        self.value = value
-        return self
 
 
 def signal() -> Graph:
@@ -119,9 +80,5 @@ def test_depthwise_layers_are_bit_exact(
         assert plan(graph, BOARD.instruction_set).streamed_layers
     inputs = random_inputs(graph, 8, seed=2)
     inputs += [bytes([byte]) * len(inputs[0]) for byte in (0, 0x7F, 0x80, 0xFF)]
-    with EmulatedBoard(BOARD) as board:
-        board.flash(build_image(graph, BOARD, tmp_path))
-        outputs = board.outputs(inputs)
-    compared = compare_with_reference(write_tflite(graph), inputs, outputs)
-    assert (compared.identical, compared.max_abs_diff) == (len(inputs), 0)
+    outputs = outputs_like_litert_s(graph, inputs, tmp_path)
     assert len(set(outputs)) >= 8

@@ -6,14 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from devices.emulator import EmulatedBoard
-from devices.profile import load_profile
 from tests.devices.toy_models import need
 from tests.export.graph_builder import GraphBuilder
-from tests.oracles.tflite_writer import write_tflite
-from tinynas.measuring import build_image, compare_with_reference, random_inputs
-
-BOARD = load_profile("mps2-an386")
+from tests.firmware.emulated import outputs_like_litert_s
+from tinynas.measuring import random_inputs
 
 
 @pytest.mark.parametrize(("shape", "is_pool"), [((1, 19, 29, 7), False), ((1, 32, 16, 8), True), ((1, 3, 1, 5), True)])
@@ -29,8 +25,4 @@ def test_sums_are_bit_exact(
     graph = builder.finish(value)
     inputs = random_inputs(graph, 4, seed=1)
     inputs += [bytes([byte]) * len(inputs[0]) for byte in (0x7F, 0x80)]
-    with EmulatedBoard(BOARD) as board:
-        board.flash(build_image(graph, BOARD, tmp_path))
-        outputs = board.outputs(inputs)
-    compared = compare_with_reference(write_tflite(graph), inputs, outputs)
-    assert (compared.identical, compared.max_abs_diff) == (len(inputs), 0)
+    outputs_like_litert_s(graph, inputs, tmp_path)
