@@ -93,6 +93,20 @@ def resnet8(width: float, input_shape: InputShape, classes: int) -> Network:
     return Network(stem, blocks, channels, classes)
 
 
+def ds_cnn(width: float, input_shape: InputShape, classes: int) -> Network:
+    """The DS-CNN of MLPerf Tiny's keyword spotting (Zhang et al., "Hello Edge", 2017): four separable convolutions.
+
+    Its 10×4 first convolution is made for spectrograms; here it is 3×3, with the same stride of 2.
+    """
+    square = plane(input_shape)
+    channels = _scaled(64, width)
+    blocks: list[nn.Module] = []
+    for _ in range(4):
+        blocks.append(ConvUnit(channels, channels, square(3), groups=channels))
+        blocks.append(ConvUnit(channels, channels))
+    return Network(ConvUnit(input_shape[2], channels, square(3), square(2)), blocks, channels, classes)
+
+
 class _ResidualBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut, a 1×1 convolution where the shape changes."""
 
@@ -124,6 +138,7 @@ BASELINES = (
         mobilenet_v1,
     ),
     Baseline("resnet8", "MLPerf Tiny's ResNet8; ReLU6 in place of ReLU", 1.0, resnet8),
+    Baseline("ds-cnn", "MLPerf Tiny's DS-CNN; its first convolution 3×3, ReLU6 in place of ReLU", 1.0, ds_cnn),
 )
 
 
