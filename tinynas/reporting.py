@@ -124,7 +124,7 @@ def _rejections(workspace: Workspace) -> tuple[Rejections, ...]:
 
 def _candidates(workspace: Workspace, winner: CandidateTrained | None) -> tuple[ReportCandidate, ...]:
     evaluations = workspace.evaluations()
-    front = {evaluation.architecture for evaluation in pareto_front(evaluations)}
+    front = {evaluation.architecture for evaluation in pareto_front(evaluations, workspace.study.settings.objectives)}
     first_costs, trained = workspace.costs(workspace.first_model), workspace.trained()
     measured = workspace.measured("random") | workspace.measured("trained")
 

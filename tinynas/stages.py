@@ -28,12 +28,15 @@ from tinynas.cost_model import CostModel, Fit, MeasuredNetwork, compare, layer_f
 from tinynas.data import Array, some
 from tinynas.effort import Effort
 from tinynas.errors import SearchError
+from tinynas.evaluation import Evaluation
 from tinynas.events import CandidateTrained, CostModelRefitted, Exported, Measured, StageDone, Verified
-from tinynas.front import crowded_order, point_of
+from tinynas.front import crowded_order
 from tinynas.measuring import compare_with_reference, measure_graph, random_inputs
 from tinynas.models import load_model
+from tinynas.objectives import point_of
 from tinynas.space import input_shape_at
 from tinynas.strategies import make_strategy
+from tinynas.strategies.problem import Problem
 from tinynas.study import Progress, SearchOutcome
 from tinynas.study import search as run_search
 from tinynas.workspace import REFITTED_MODEL, Workspace, candidate_id
@@ -81,15 +84,16 @@ def search(workspace: Workspace, supernet: Callable[[], Supernet]) -> SearchOutc
     """Evaluate candidates until the study has its trials; the supernet is asked for only if some are missing."""
     study, settings = workspace.study, workspace.study.settings
     admission = Admission(workspace.limits, workspace.costs(workspace.first_model))
-    strategy = make_strategy(
-        settings.strategy,
+    problem = Problem(
         workspace.space,
         workspace.data.input_shape,
         admission,
-        seed=settings.seed,
+        settings.objectives,
         trials=settings.trials,
-        objective=settings.objective,
+        seed=settings.seed,
+        supernet=supernet,
     )
+    strategy = make_strategy(settings.strategy, problem)
     loaded: list[Supernet] = []
 
     def accuracy(architecture: Architecture) -> float:
@@ -163,17 +167,22 @@ def left_out_predictions(model: CostModel, networks: Sequence[MeasuredNetwork]) 
 
 def _spread(workspace: Workspace, count: int) -> list[Architecture]:
     """The front first, then the next-best candidates: the model has to be right where the choice is made."""
-    evaluations = workspace.study.evaluations
-    order = crowded_order([point_of(evaluation) for evaluation in evaluations])
-    return [evaluations[index].architecture for index in order[:count]]
+    best_first = _best_first(workspace, workspace.study.evaluations)
+    return [evaluation.architecture for evaluation in best_first[:count]]
+
+
+def _best_first(workspace: Workspace, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """By the study's objectives: the front, then the front of what is left, and so on."""
+    points = [point_of(evaluation, workspace.study.settings.objectives) for evaluation in evaluations]
+    return [evaluations[index] for index in crowded_order(points)]
 
 
 def finalists(workspace: Workspace) -> list[Architecture]:
-    """The most accurate candidates of the re-ranked front."""
-    best_first = sorted(workspace.front(), key=lambda e: -e.accuracy)
-    return [
-        evaluation.architecture for evaluation in best_first[: Effort.of(workspace.study.settings.training).finalists]
-    ]
+    """The most accurate candidates of the re-ranked front, or of the next-best too where the front is short."""
+    count = Effort.of(workspace.study.settings.training).finalists
+    candidates = _best_first(workspace, workspace.evaluations())[: max(count, len(workspace.front()))]
+    most_accurate = sorted(candidates, key=lambda evaluation: -evaluation.accuracy)
+    return [evaluation.architecture for evaluation in most_accurate[:count]]
 
 
 def train_finalists(workspace: Workspace, architectures: Sequence[Architecture]) -> None:

@@ -22,6 +22,7 @@ from tinynas.evaluation import AccuracyFunction, Evaluation
 from tinynas.events import EvaluationFinished, Event, RejectedCandidate, StudyStarted
 from tinynas.files import TEMPORARY_SUFFIX, cannot_write, sync_folder, write_atomically
 from tinynas.journal import Journal, first_reason, read_journal
+from tinynas.objectives import checked_objectives
 from tinynas.strategies.sampler import SpaceExhaustedError
 from tinynas.strategies.strategy import Strategy
 
@@ -44,7 +45,8 @@ class StudySettings(BaseModel):
     data: str
     space: str
     strategy: str
-    objective: Literal["front", "accuracy"] = "front"
+    objectives: tuple[str, ...] = ("accuracy", "latency")
+    """By name, as in ``tinynas.objectives.OBJECTIVES``."""
     trials: PositiveInt
     seed: int
     limits: dict[str, float] = {}
@@ -56,6 +58,11 @@ class StudySettings(BaseModel):
     @classmethod
     def _known_limits(cls, limits: dict[str, float]) -> dict[str, float]:
         return Limits.from_mapping(limits).as_mapping()
+
+    @field_validator("objectives")
+    @classmethod
+    def _known_objectives(cls, objectives: tuple[str, ...]) -> tuple[str, ...]:
+        return checked_objectives(objectives)
 
 
 class Study:
@@ -298,6 +305,8 @@ def _differences(recorded: dict[str, Any], wanted: dict[str, Any], prefix: str =
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return "not set" if value is None else str(value)
 
 

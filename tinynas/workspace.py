@@ -21,6 +21,7 @@ from tinynas.events import CandidateTrained, CostModelRefitted, Measured
 from tinynas.front import pareto_front
 from tinynas.space import SearchSpace, default_space, load_space
 from tinynas.strategies import STRATEGIES, make_strategy
+from tinynas.strategies.problem import Problem
 from tinynas.study import SETTINGS_FILE, Study, StudySettings
 
 FIRST_MODEL = "cost_model_first.json"
@@ -101,8 +102,9 @@ class Workspace:
         return tuple(e for e in renewed if not self.limits.violations(e.costs))
 
     def front(self) -> tuple[Evaluation, ...]:
-        """The candidates that no other beats in both accuracy and latency, fastest first."""
-        return tuple(sorted(pareto_front(self.evaluations()), key=lambda e: e.costs.latency_ms))
+        """The candidates that no other beats in every objective of the study, fastest first."""
+        front = pareto_front(self.evaluations(), self.study.settings.objectives)
+        return tuple(sorted(front, key=lambda e: e.costs.latency_ms))
 
     def trained(self) -> dict[Architecture, CandidateTrained]:
         """What was trained, by architecture."""
@@ -164,7 +166,8 @@ def _require_a_fit(settings: StudySettings, data: DataSet) -> None:
     profile, space = load_profile(settings.device), load_space(settings.space)
     costs = CandidateCosts(space, data.input_shape, len(data.classes), profile, current_cost_model(profile))
     admission = Admission(Limits.for_device(profile, settings.limits), costs)
-    make_strategy("random", space, data.input_shape, admission, seed=0, trials=1).ask()
+    problem = Problem(space, data.input_shape, admission, settings.objectives, trials=1, seed=0)
+    make_strategy("random", problem).ask()
 
 
 def make_settings(

@@ -11,6 +11,7 @@ from tinynas.constraints import Admission, Limits
 from tinynas.evaluation import AccuracyFunction, Costs
 from tinynas.space import InputShape, SearchSpace
 from tinynas.strategies import make_strategy
+from tinynas.strategies.problem import Problem
 from tinynas.study import Progress, SearchOutcome, Study, StudySettings, search
 
 SHAPE: InputShape = (28, 28, 1)
@@ -94,8 +95,7 @@ def run(
 ) -> SearchOutcome:
     """Start or resume the study of ``folder`` and search to its end."""
     admission = Admission(Limits.from_mapping(chosen.limits), costs)
-    strategy = make_strategy(
-        chosen.strategy, SPACE, SHAPE, admission, seed=chosen.seed, trials=chosen.trials, objective=chosen.objective
-    )
+    problem = Problem(SPACE, SHAPE, admission, chosen.objectives, trials=chosen.trials, seed=chosen.seed)
+    strategy = make_strategy(chosen.strategy, problem)
     with Study.open(folder, chosen) as study:
         return search(study, strategy, admission, accuracy_function, on_progress=on_progress)

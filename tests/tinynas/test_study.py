@@ -19,6 +19,7 @@ from tinynas.errors import SearchError
 from tinynas.evaluation import Evaluation
 from tinynas.events import CostModelRefitted, EvaluationFinished, StageDone, StudyStarted
 from tinynas.strategies import make_strategy
+from tinynas.strategies.problem import Problem
 from tinynas.study import JOURNAL_FILE, SETTINGS_FILE, Progress, Study, search
 
 ROOT = Path(__file__).parents[2]
@@ -272,7 +273,8 @@ def test_an_exhausted_space_ends_the_search_with_a_note_every_time(tmp_path: Pat
     def search_tiny() -> int:
         chosen = settings(100, space="tiny")
         admission = Admission(Limits.from_mapping(chosen.limits), lambda _: costs(SPACE.extreme(SHAPE, largest=False)))
-        strategy = make_strategy("random", space, SHAPE, admission, seed=1, trials=100)
+        problem = Problem(space, SHAPE, admission, chosen.objectives, trials=100, seed=1)
+        strategy = make_strategy("random", problem)
         with Study.open(tmp_path / "study", chosen) as study:
             outcome = search(study, strategy, admission, lambda _: 0.5)
         assert outcome.note is not None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Literal
 
 from tinynas.architecture import Architecture
-from tinynas.constraints import Admission
 from tinynas.evaluation import Evaluation
-from tinynas.front import crowded_order, point_of
-from tinynas.space import InputShape, SearchSpace
+from tinynas.front import crowded_order
+from tinynas.objectives import point_of
+from tinynas.strategies.problem import Problem
 from tinynas.strategies.sampler import Sampler
 from tinynas.strategies.variation import cross, mutate
 
@@ -31,29 +30,18 @@ def default_population(trials: int) -> int:
 class Evolution:
     """A population of random architectures, in which each new evaluation then takes the place of the worst.
 
-    The best ``PARENT_FRACTION`` of the population has the offspring. For the objective ``front``, better is a lower
-    non-dominated rank over accuracy and latency, then a larger crowding distance (NSGA-II, Deb et al., 2002, in its
-    steady-state form: it learns from every evaluation rather than once a generation). For ``accuracy``, better is
-    more accurate, then faster. With ``aging`` the oldest makes place rather than the worst (regularized evolution,
-    Real et al., AAAI 2019). The figures are those of Once-for-all's search (Cai et al., ICLR 2020), except for the
-    population of a study too short for 100.
+    The best ``PARENT_FRACTION`` of the population has the offspring. Better is a lower non-dominated rank over the
+    objectives, then a larger crowding distance (NSGA-II, Deb et al., 2002, in its steady-state form: it learns from
+    every evaluation rather than once a generation). With ``aging`` the oldest makes place rather than the worst
+    (regularized evolution, Real et al., AAAI 2019). The figures are those of Once-for-all's search (Cai et al., ICLR
+    2020), except for the population of a study too short for 100.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        input_shape: InputShape,
-        admission: Admission,
-        *,
-        seed: int,
-        trials: int,
-        objective: Literal["front", "accuracy"] = "front",
-        aging: bool = False,
-    ) -> None:
-        self._rng = random.Random(seed)
-        self._sampler = Sampler(space, input_shape, admission, self._rng)
-        self._population_size = default_population(trials)
-        self._objective = objective
+    def __init__(self, problem: Problem, *, aging: bool = False) -> None:
+        self._rng = random.Random(problem.seed)
+        self._sampler = Sampler(problem, self._rng)
+        self._population_size = default_population(problem.trials)
+        self._objectives = problem.objectives
         self._aging = aging
         self._population: list[Evaluation] = []
         """From the oldest to the newest."""
@@ -75,10 +63,7 @@ class Evolution:
         self._parents = [self._population[index].architecture for index in parents]
 
     def _best_first(self) -> list[int]:
-        points = [point_of(each) for each in self._population]
-        if self._objective == "front":
-            return crowded_order(points)
-        return sorted(range(len(points)), key=lambda index: (-points[index][0], points[index][1]))
+        return crowded_order([point_of(each, self._objectives) for each in self._population])
 
     def _offspring(self) -> Architecture:
         if self._rng.random() < MUTATION_PROBABILITY:

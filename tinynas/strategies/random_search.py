@@ -5,17 +5,16 @@ from __future__ import annotations
 import random
 
 from tinynas.architecture import Architecture
-from tinynas.constraints import Admission
 from tinynas.evaluation import Evaluation
-from tinynas.space import InputShape, SearchSpace
+from tinynas.strategies.problem import Problem
 from tinynas.strategies.sampler import Sampler
 
 
 class RandomSearch:
     """Every choice uniform and independent, among the architectures that fit, without repetition."""
 
-    def __init__(self, space: SearchSpace, input_shape: InputShape, admission: Admission, *, seed: int) -> None:
-        self._sampler = Sampler(space, input_shape, admission, random.Random(seed))
+    def __init__(self, problem: Problem) -> None:
+        self._sampler = Sampler(problem, random.Random(problem.seed))
 
     def ask(self) -> Architecture:
         """See ``Strategy.ask``."""

@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable
 
 from tinynas.architecture import Architecture
-from tinynas.constraints import Admission, InfeasibleBudgetError
+from tinynas.constraints import InfeasibleBudgetError
 from tinynas.errors import SearchError
-from tinynas.space import InputShape, SearchSpace
+from tinynas.strategies.problem import Problem
 from tinynas.strategies.variation import cross
 
 MAX_ATTEMPTS = 2_000
@@ -27,12 +27,12 @@ class Sampler:
     again, or every architecture of such a corner would cost thousands of attempts.
     """
 
-    def __init__(self, space: SearchSpace, input_shape: InputShape, admission: Admission, rng: random.Random) -> None:
-        self.space = space
-        self.input_shape = input_shape
+    def __init__(self, problem: Problem, rng: random.Random) -> None:
+        self.space = problem.space
+        self.input_shape = problem.input_shape
         self._rng = rng
-        self._admission = admission
-        self._smallest = space.extreme(input_shape, largest=False)
+        self._admission = problem.admission
+        self._smallest = problem.space.extreme(problem.input_shape, largest=False)
         self._seen: set[Architecture] = set()
         self._ways = [self._sample, self._blend]
 
