@@ -104,6 +104,7 @@ def train(
     settings: TrainingSettings | None = None,
     epochs: int | None = None,
     seconds: float | None = None,
+    until: int | None = None,
     seed: int = 0,
     teacher: Tensor | None = None,
     checkpoint: Path | None = None,
@@ -113,11 +114,15 @@ def train(
 
     ``resolution`` is the longest side of the network's input. ``teacher`` holds a teacher's probabilities for each
     training image, as `probabilities` returns them. With ``epochs`` alone the result depends on nothing but the
-    arguments. ``checkpoint`` is written after every epoch and, when it exists, gone on from. Several networks
-    train fastest side by side, one to each of the threads of `tinynas.workers.single_core_workers`.
+    arguments. ``until`` pauses it after so many epochs without changing them: with the same checkpoint and a later
+    ``until`` it goes on as if it had not been paused. ``checkpoint`` is written after every epoch and, when it exists,
+    gone on from. Several networks train fastest side by side, one to each of the threads of
+    `tinynas.workers.single_core_workers`.
 
     Raises SearchError when neither limit is given, the loss is no longer finite, or the checkpoint cannot be used.
     """
+    if until is not None and until < 1:
+        raise SearchError(f"a training cannot pause after {until} epochs; give at least one")
     settings = settings or settings_for(data)
     schedule = Schedule(settings.learning_rate, settings.warmup, epochs, seconds)
     batches = Batches(data, resolution, settings, seed)
@@ -145,7 +150,7 @@ def train(
     def fraction() -> float:
         return schedule.fraction(step / batches.per_epoch, elapsed())
 
-    while fraction() < 1:
+    while fraction() < 1 and (until is None or len(history) < until):
         network.train()
         losses = []
         for images, labels, chosen in batches.epoch(len(history)):

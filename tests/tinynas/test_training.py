@@ -85,6 +85,19 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(data, tmp_path):
     assert same_weights(whole, loaded)
 
 
+def test_a_paused_training_goes_on_as_if_it_had_not_been(data, tmp_path):
+    whole, path = network(data), tmp_path / "net.safetensors"
+    expected = train(whole, data, 12, settings=SETTINGS, epochs=3)
+    paused = train(network(data), data, 12, settings=SETTINGS, epochs=3, until=1, checkpoint=path)
+    assert paused.history[0].loss == expected.history[0].loss
+    assert len(paused.history) == 1
+    resumed = network(data, seed=5)
+    assert len(train(resumed, data, 12, settings=SETTINGS, epochs=3, until=3, checkpoint=path).history) == 3
+    assert same_weights(whole, resumed)
+    with pytest.raises(SearchError, match="at least one"):
+        train(network(data), data, 12, settings=SETTINGS, epochs=3, until=0)
+
+
 def test_a_checkpoint_of_other_work_or_a_damaged_one_is_refused(data, tmp_path):
     path = tmp_path / "net.safetensors"
     train(network(data), data, 12, settings=SETTINGS, epochs=1, checkpoint=path)
