@@ -26,7 +26,8 @@ from export.reader import parse_tflite
 from export.synthetic import with_random_weights
 from export.verify_plan import verify_plan
 from tests.oracles.tflite_writer import write_tflite
-from tinynas.lower import GraphBuilder, lower
+from tinynas.graph_builder import GraphBuilder
+from tinynas.lower import lower
 from tinynas.measuring import build_image, compare_with_reference, random_inputs
 from tinynas.space import load_space
 

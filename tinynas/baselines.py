@@ -14,7 +14,9 @@ from typing import cast
 from torch import Tensor, nn
 
 from tinynas.errors import SearchError
-from tinynas.network import ConvUnit, InvertedBottleneck, Network, plane
+from tinynas.modules.conv import ConvUnit, plane
+from tinynas.modules.inverted import InvertedBottleneck
+from tinynas.network import Network
 from tinynas.space import InputShape
 
 CHANNEL_MULTIPLE = 4

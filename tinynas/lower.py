@@ -5,8 +5,10 @@ Needs no torch: this is what the search filters on, thousands of times a second.
 
 from __future__ import annotations
 
-from export.graph import Activation, DType, Graph, Operator, OpKind, Tensor, Window, same_padding
-from tinynas.architecture import Architecture
+from export.graph import Graph
+from tinynas.architecture import Architecture, Unit
+from tinynas.blocks import KINDS
+from tinynas.graph_builder import GraphBuilder
 from tinynas.space import InputShape, SearchSpace, input_shape_at
 
 
@@ -19,119 +21,16 @@ def lower(architecture: Architecture, space: SearchSpace, input_shape: InputShap
     shape = input_shape_at(architecture.resolution, input_shape)
     # An image stays an image, even where its feature maps become one column wide.
     builder = GraphBuilder(str(architecture), shape, is_window=input_shape[1] == 1)
-    stem = space.stem
-    value = builder.conv(
-        builder.input, space.channels(stem.channels, architecture.width), stem.kernel, stem.stride, "stem"
-    )
-    for stage_index, (stage, blocks) in enumerate(zip(space.stages, architecture.stages, strict=True)):
-        channels = space.channels(stage.channels, architecture.width)
-        for block_index, block in enumerate(blocks):
-            name = f"stage{stage_index}.block{block_index}"
-            stride = stage.stride if block_index == 0 else 1
-            entry = value
-            channels_in = builder.channels(value)
-            if block.expansion != 1:
-                value = builder.conv(value, channels_in * block.expansion, 1, 1, f"{name}.expand")
-            value = builder.depthwise(value, block.kernel, stride, f"{name}.depthwise")
-            value = builder.conv(value, channels, 1, 1, f"{name}.project", Activation.NONE)
-            if stride == 1 and channels_in == channels:
-                value = builder.add(entry, value, f"{name}.add")
-    value = builder.mean(value, "pool")
-    value = builder.linear(value, classes, "classifier")
+    value = builder.input
+    for unit in space.units(architecture, input_shape, classes):
+        value = lower_unit(builder, value, unit)
     return builder.finish(value)
 
 
-class GraphBuilder:
-    """Builds a chain of layers; every method takes and returns tensor indices.
-
-    Where the input is a sensor window, one column wide, k×k kernels and strides become k×1.
-    """
-
-    def __init__(self, name: str, input_shape: InputShape, *, is_window: bool) -> None:
-        self._name = name
-        self._is_window = is_window
-        self._tensors: list[Tensor] = [Tensor("input", (1, *input_shape))]
-        self._operators: list[Operator] = []
-        self.input = 0
-
-    def channels(self, value: int) -> int:
-        return self._tensors[value].shape[-1]
-
-    def conv(
-        self,
-        value: int,
-        channels: int,
-        kernel: int,
-        stride: int,
-        name: str,
-        activation: Activation = Activation.RELU6,
-    ) -> int:
-        """CONV_2D with SAME padding and a bias."""
-        shape, window = self._window(value, kernel, stride)
-        weights = self._constant(f"{name}/weights", (channels, *window.kernel, self.channels(value)))
-        return self._layer(OpKind.CONV_2D, (value, weights), (*shape, channels), name, activation, window)
-
-    def depthwise(self, value: int, kernel: int, stride: int, name: str) -> int:
-        """DEPTHWISE_CONV_2D with SAME padding, a bias and RELU6."""
-        shape, window = self._window(value, kernel, stride)
-        channels = self.channels(value)
-        weights = self._constant(f"{name}/weights", (1, *window.kernel, channels))
-        return self._layer(
-            OpKind.DEPTHWISE_CONV_2D, (value, weights), (*shape, channels), name, Activation.RELU6, window
-        )
-
-    def add(self, first: int, second: int, name: str, activation: Activation = Activation.NONE) -> int:
-        return self._append(OpKind.ADD, (first, second), self._tensors[first].shape, name, activation, None)
-
-    def mean(self, value: int, name: str) -> int:
-        """MEAN over height and width."""
-        index = self._tensor(name, (1, self.channels(value)))
-        self._operators.append(Operator(OpKind.MEAN, name, (value,), (index,), axes=(1, 2)))
-        return index
-
-    def linear(self, value: int, outputs: int, name: str) -> int:
-        weights = self._constant(f"{name}/weights", (outputs, self.channels(value)))
-        return self._layer(OpKind.FULLY_CONNECTED, (value, weights), (1, outputs), name, Activation.NONE, None)
-
-    def finish(self, output: int) -> Graph:
-        return Graph(self._name, tuple(self._tensors), tuple(self._operators), (self.input,), (output,))
-
-    def _window(self, value: int, kernel: int, stride: int) -> tuple[tuple[int, int, int], Window]:
-        _, height, width, _ = self._tensors[value].shape
-        kernels, strides = (kernel, 1 if self._is_window else kernel), (stride, 1 if self._is_window else stride)
-        rows, top = same_padding(height, kernels[0], strides[0])
-        columns, left = same_padding(width, kernels[1], strides[1])
-        return (1, rows, columns), Window(kernels, strides, (1, 1), (top, left))
-
-    def _tensor(self, name: str, shape: tuple[int, ...]) -> int:
-        self._tensors.append(Tensor(name, shape))
-        return len(self._tensors) - 1
-
-    def _constant(self, name: str, shape: tuple[int, ...], dtype: DType = DType.INT8) -> int:
-        self._tensors.append(Tensor(name, shape, dtype, is_constant=True))
-        return len(self._tensors) - 1
-
-    def _layer(
-        self,
-        kind: OpKind,
-        inputs: tuple[int, int],
-        shape: tuple[int, ...],
-        name: str,
-        activation: Activation,
-        window: Window | None,
-    ) -> int:
-        bias = self._constant(f"{name}/bias", (shape[-1],), DType.INT32)
-        return self._append(kind, (*inputs, bias), shape, name, activation, window)
-
-    def _append(
-        self,
-        kind: OpKind,
-        inputs: tuple[int, ...],
-        shape: tuple[int, ...],
-        name: str,
-        activation: Activation,
-        window: Window | None,
-    ) -> int:
-        index = self._tensor(name, shape)
-        self._operators.append(Operator(kind, name, inputs, (index,), activation, window))
-        return index
+def lower_unit(builder: GraphBuilder, value: int, unit: Unit) -> int:
+    """Append the layers of ``unit`` after tensor ``value``; returns the index of the unit's output."""
+    if unit.kind == "stem":
+        return builder.conv(value, unit.channels, unit.kernel, unit.stride, unit.name)
+    if unit.kind == "head":
+        return builder.linear(builder.mean(value, "pool"), unit.channels, "classifier")
+    return KINDS[unit.kind].lower(builder, value, unit)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
-from tinynas.architecture import Architecture, Block
+from tinynas.architecture import Architecture, Block, Unit
+from tinynas.blocks import KINDS
+from tinynas.blocks.kind import BlockKind
 from tinynas.errors import SearchError
+from tinynas.graph_builder import InputShape as InputShape
 
-InputShape = tuple[int, int, int]
-"""Height, width and channels of one input; a sensor window is (samples, 1, axes)."""
+Choices = dict[str, tuple[int, ...]]
+"""The values of each of a block's choices, by the choice's name."""
 
 
 def input_shape_at(resolution: int, input_shape: InputShape) -> InputShape:
@@ -25,6 +33,14 @@ def input_shape_at(resolution: int, input_shape: InputShape) -> InputShape:
     height, width, channels = input_shape
     longest = max(height, width)
     return max(1, round(height * resolution / longest)), max(1, round(width * resolution / longest)), channels
+
+
+@dataclass(frozen=True, slots=True)
+class Gene:
+    """One choice of an architecture: ``resolution``, ``width``, ``stage0.depth`` or ``stage0.block1.kernel``."""
+
+    name: str
+    values: tuple[int | float, ...]
 
 
 class Stem(BaseModel):
@@ -38,40 +54,84 @@ class Stem(BaseModel):
 
 
 class Stage(BaseModel):
-    """A run of inverted bottlenecks of one width; the first block carries the stride."""
+    """A run of blocks of one width; the first block carries the stride."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     channels: PositiveInt
     stride: PositiveInt
-    depths: tuple[PositiveInt, ...]
-    expansions: tuple[PositiveInt, ...] | None = None
+    depths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    choices: Choices = {}
+    """In place of the space's, where this stage's blocks have others."""
 
 
 class SearchSpace(BaseModel):
-    """Named choices with values, read from ``tinynas/spaces/<name>.toml``."""
+    """Named choices with values, read from a file like those in ``tinynas/spaces/``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
 
-    name: str
+    name: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
     description: str
     largest_input_side: PositiveInt | None = None
-    resolution_scales: tuple[Annotated[float, Field(gt=0, le=1)], ...]
-    widths: tuple[Annotated[float, Field(gt=0)], ...]
-    kernels: tuple[PositiveInt, ...]
-    expansions: tuple[PositiveInt, ...]
+    resolution_scales: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
+    widths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    block: str
+    """The kind of block, one of `tinynas.blocks`."""
+    choices: Choices
     channel_multiple: PositiveInt
     stem: Stem
-    stages: tuple[Stage, ...]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _has_the_choices_of_its_blocks(self) -> Self:
+        if self.block not in KINDS:
+            raise ValueError(f"there is no block '{self.block}'; choose from {', '.join(KINDS)}")
+        names = [choice.name for choice in self.kind.choices]
+        for index, stage in enumerate(self.stages):
+            choices = self.choices | stage.choices
+            if set(choices) != set(names) or not all(choices.values()):
+                raise ValueError(f"stage {index} needs values for {', '.join(names)}, and for nothing else")
+            for name, values in choices.items():
+                if min(values) < 0 or len(set(values)) < len(values):
+                    raise ValueError(f"the values of {name} of stage {index} are not distinct whole numbers: {values}")
+        return self
+
+    @property
+    def kind(self) -> BlockKind:
+        """The kind of the blocks."""
+        return KINDS[self.block]
+
+    @cached_property
+    def block_choices(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        """For each stage, the values of each of its blocks' choices, in the order of the kind."""
+        return tuple(
+            tuple((self.choices | stage.choices)[choice.name] for choice in self.kind.choices) for stage in self.stages
+        )
+
+    @cached_property
+    def _blocks(self) -> tuple[tuple[Block, ...], ...]:
+        """Every block that each stage may have, in the order of the choices."""
+        return tuple(tuple(self._block(values) for values in itertools.product(*each)) for each in self.block_choices)
+
+    @cached_property
+    def _blocks_allowed(self) -> tuple[frozenset[Block], ...]:
+        return tuple(frozenset(blocks) for blocks in self._blocks)
+
+    @cached_property
+    def _cached_genes(self) -> dict[InputShape, tuple[Gene, ...]]:
+        return {}
+
+    @cached_property
+    def _cached_resolutions(self) -> dict[InputShape, tuple[int, ...]]:
+        return {}
 
     def resolutions(self, input_shape: InputShape) -> tuple[int, ...]:
         """Every resolution of the space for a data set whose inputs are ``input_shape``, ascending."""
-        side = max(input_shape[0], input_shape[1])
-        return tuple(sorted({min(side, max(4, 4 * round(side * scale / 4))) for scale in self.resolution_scales}))
-
-    def expansions_of(self, stage: Stage) -> tuple[int, ...]:
-        """The expansion ratios that a block of ``stage`` may have."""
-        return stage.expansions if stage.expansions is not None else self.expansions
+        if input_shape not in self._cached_resolutions:
+            side = max(input_shape[0], input_shape[1])
+            rounded = {min(side, max(4, 4 * round(side * scale / 4))) for scale in self.resolution_scales}
+            self._cached_resolutions[input_shape] = tuple(sorted(rounded))
+        return self._cached_resolutions[input_shape]
 
     def channels(self, base: int, width: float) -> int:
         """``base`` channels times ``width``, to the space's multiple, and never below nine tenths of the product.
@@ -82,24 +142,131 @@ class SearchSpace(BaseModel):
         rounded: int = max(multiple, int(base * width + multiple / 2) // multiple * multiple)
         return rounded + multiple if rounded < 0.9 * base * width else rounded
 
+    def units(self, architecture: Architecture, input_shape: InputShape, classes: int) -> tuple[Unit, ...]:
+        """The chain that ``architecture`` is: stem, blocks and head. It is taken to be in the space."""
+        stem = self.stem
+        first = Unit("stem", "stem", self.channels(stem.channels, architecture.width), stem.stride, None, stem.kernel)
+        blocks = itertools.chain.from_iterable(self.stage_units(architecture))
+        return (first, *blocks, Unit("head", "head", classes))
+
+    def stage_units(self, architecture: Architecture) -> tuple[tuple[Unit, ...], ...]:
+        """The units of each stage of ``architecture``, which is taken to be in the space."""
+        stages = []
+        for index, (stage, blocks) in enumerate(zip(self.stages, architecture.stages, strict=True)):
+            channels, name = self.channels(stage.channels, architecture.width), f"stage{index}"
+            stages.append(
+                tuple(
+                    Unit(f"{name}.block{number}", self.block, channels, 1 if number else stage.stride, block)
+                    for number, block in enumerate(blocks)
+                )
+            )
+        return tuple(stages)
+
+    def genes(self, input_shape: InputShape) -> tuple[Gene, ...]:
+        """Every choice in a fixed order: resolution, width, and each stage's depth and blocks up to its largest depth.
+
+        Those with a single value are among them.
+        """
+        if input_shape not in self._cached_genes:
+            genes = [Gene("resolution", self.resolutions(input_shape)), Gene("width", self.widths)]
+            for index, (stage, choices) in enumerate(zip(self.stages, self.block_choices, strict=True)):
+                genes.append(Gene(f"stage{index}.depth", stage.depths))
+                for number in range(max(stage.depths)):
+                    name = f"stage{index}.block{number}"
+                    pairs = zip(self.kind.choices, choices, strict=True)
+                    genes += [Gene(f"{name}.{choice.name}", values) for choice, values in pairs]
+            self._cached_genes[input_shape] = tuple(genes)
+        return self._cached_genes[input_shape]
+
+    def encode(self, architecture: Architecture, input_shape: InputShape) -> tuple[int | None, ...]:
+        """For each of the genes the index of its value in ``architecture``; None for a block beyond its stage's depth.
+
+        Raises SearchError when the architecture is not in the space.
+        """
+        self.check(architecture, input_shape)
+        genotype: list[int | None] = [
+            self.resolutions(input_shape).index(architecture.resolution),
+            self.widths.index(architecture.width),
+        ]
+        for blocks, stage, choices in zip(architecture.stages, self.stages, self.block_choices, strict=True):
+            genotype.append(stage.depths.index(len(blocks)))
+            for block in blocks:
+                genotype += [values.index(value) for (_, value), values in zip(block.choices, choices, strict=True)]
+            genotype += [None] * (len(choices) * (max(stage.depths) - len(blocks)))
+        return tuple(genotype)
+
+    def decode(self, genotype: Sequence[int | None], input_shape: InputShape) -> Architecture:
+        """The architecture whose genes have the values at these indices.
+
+        What is said of blocks beyond their stage's depth is ignored. Raises SearchError when a gene that counts has no
+        value, or the genotype has another length than the genes.
+        """
+        genes = self.genes(input_shape)
+        if len(genotype) != len(genes):
+            raise SearchError(f"the space '{self.name}' has {len(genes)} genes and not {len(genotype)}; give each one")
+        left = zip(genes, genotype, strict=True)
+
+        def value() -> int | float:
+            gene, index = next(left)
+            if index is None:
+                raise SearchError(f"the gene {gene.name} of the space '{self.name}' has no value; give it one")
+            return gene.values[index]
+
+        resolution, width, stages = int(value()), value(), []
+        for stage, choices in zip(self.stages, self.block_choices, strict=True):
+            depth, each = int(value()), len(choices)
+            stages.append(tuple(self._block([int(value()) for _ in range(each)]) for _ in range(depth)))
+            for _ in range(each * (max(stage.depths) - depth)):
+                next(left)
+        return Architecture(self.name, resolution, width, tuple(stages))
+
     def sample(self, rng: random.Random, input_shape: InputShape) -> Architecture:
         """One architecture, every choice uniform and independent."""
         stages = tuple(
-            tuple(self.sample_block(rng, stage) for _ in range(rng.choice(stage.depths))) for stage in self.stages
+            tuple(self._block([rng.choice(values) for values in choices]) for _ in range(rng.choice(stage.depths)))
+            for stage, choices in zip(self.stages, self.block_choices, strict=True)
         )
         return Architecture(self.name, rng.choice(self.resolutions(input_shape)), rng.choice(self.widths), stages)
-
-    def sample_block(self, rng: random.Random, stage: Stage) -> Block:
-        """One block of ``stage``, its kernel and expansion uniform."""
-        return Block(rng.choice(self.kernels), rng.choice(self.expansions_of(stage)))
 
     def extreme(self, input_shape: InputShape, *, largest: bool) -> Architecture:
         """The architecture with every choice at its largest (or smallest) value."""
         pick = max if largest else min
         stages = tuple(
-            (Block(pick(self.kernels), pick(self.expansions_of(stage))),) * pick(stage.depths) for stage in self.stages
+            (self._block([pick(values) for values in choices]),) * pick(stage.depths)
+            for stage, choices in zip(self.stages, self.block_choices, strict=True)
         )
         return Architecture(self.name, pick(self.resolutions(input_shape)), pick(self.widths), stages)
+
+    def every(self, input_shape: InputShape) -> Iterator[Architecture]:
+        """All architectures of the space, the last gene changing fastest."""
+        stages = [
+            [blocks for depth in stage.depths for blocks in itertools.product(allowed, repeat=depth)]
+            for stage, allowed in zip(self.stages, self._blocks, strict=True)
+        ]
+        for resolution, width in itertools.product(self.resolutions(input_shape), self.widths):
+            for chosen in itertools.product(*stages):
+                yield Architecture(self.name, resolution, width, chosen)
+
+    def restricted(
+        self, input_shape: InputShape, *, resolution: int | None = None, width: float | None = None
+    ) -> SearchSpace:
+        """The part of the space at one ``resolution`` of ``input_shape``, at one ``width``, or both; its name stays.
+
+        Raises SearchError when the space has no such resolution or width.
+        """
+        changes: dict[str, object] = {}
+        if resolution is not None:
+            if resolution not in self.resolutions(input_shape):
+                raise SearchError(
+                    f"resolution {resolution} is not in the space '{self.name}'; choose from "
+                    f"{self.resolutions(input_shape)}"
+                )
+            changes["resolution_scales"] = (resolution / max(input_shape[0], input_shape[1]),)
+        if width is not None:
+            if width not in self.widths:
+                raise SearchError(f"width {width:g} is not in the space '{self.name}'; choose from {self.widths}")
+            changes["widths"] = (width,)
+        return SearchSpace.model_validate(self.model_dump() | changes)
 
     def check(self, architecture: Architecture, input_shape: InputShape) -> None:
         """Raise SearchError naming the first choice of ``architecture`` that is not in this space."""
@@ -116,17 +283,27 @@ class SearchSpace(BaseModel):
         for index, (blocks, stage) in enumerate(zip(architecture.stages, self.stages, strict=True)):
             require(len(blocks) in stage.depths, f"depth {len(blocks)} of stage {index}", stage.depths)
             for block in blocks:
-                expansions = self.expansions_of(stage)
-                require(block.kernel in self.kernels, f"kernel {block.kernel} of stage {index}", self.kernels)
-                require(block.expansion in expansions, f"expansion {block.expansion} of stage {index}", expansions)
+                if block in self._blocks_allowed[index]:
+                    continue
+                letters, expected = (
+                    [letter for letter, _ in block.choices],
+                    [choice.letter for choice in self.kind.choices],
+                )
+                require(letters == expected, f"block {block} of stage {index}", f"the letters {', '.join(expected)}")
+                for choice, values in zip(self.kind.choices, self.block_choices[index], strict=True):
+                    value = block[choice.letter]
+                    require(value in values, f"{choice.name} {value} of stage {index}", values)
 
     def size(self, input_shape: InputShape) -> int:
         """How many architectures the space holds."""
         per_stage = (
-            sum((len(self.kernels) * len(self.expansions_of(stage))) ** depth for depth in stage.depths)
-            for stage in self.stages
+            sum(len(allowed) ** depth for depth in stage.depths)
+            for stage, allowed in zip(self.stages, self._blocks, strict=True)
         )
         return int(len(self.resolutions(input_shape)) * len(self.widths) * math.prod(per_stage))
+
+    def _block(self, values: Sequence[int]) -> Block:
+        return Block(tuple((choice.letter, value) for choice, value in zip(self.kind.choices, values, strict=True)))
 
 
 def space_names() -> tuple[str, ...]:
@@ -135,12 +312,31 @@ def space_names() -> tuple[str, ...]:
     return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
 
 
-def load_space(name: str) -> SearchSpace:
-    """Read a space by name. Raises SearchError listing the names when there is none like it."""
-    if name not in space_names():
-        raise SearchError(f"there is no search space '{name}'; choose from {', '.join(space_names())}")
-    text = (resources.files("tinynas") / "spaces" / f"{name}.toml").read_text(encoding="utf-8")
-    return SearchSpace.model_validate(tomllib.loads(text))
+def load_space(name_or_path: str | Path) -> SearchSpace:
+    """Read a space that comes with tinynas, by name, or one of your own, by the path of its ``.toml`` file.
+
+    Raises SearchError listing the names when there is none like it, and when the file is not a search space.
+    """
+    name = str(name_or_path)
+    if name in space_names():
+        text = (resources.files("tinynas") / "spaces" / f"{name}.toml").read_text(encoding="utf-8")
+    elif not name.endswith(".toml"):
+        raise SearchError(
+            f"there is no search space '{name}'; choose from {', '.join(space_names())}, or give a .toml file's path"
+        )
+    else:
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise SearchError(f"cannot read the search space {name}: {error}; give the path of its file") from error
+    try:
+        return SearchSpace.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise SearchError(f"the search space {name} is not TOML: {error}; mend the file") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "its choices"
+        raise SearchError(f"the search space {name} is not valid at {where}: {first['msg']}; mend the file") from error
 
 
 def default_space(input_shape: InputShape) -> SearchSpace:

@@ -24,18 +24,10 @@ from torch.nn import functional as F
 from tinynas import checkpoint as checkpoints
 from tinynas.architecture import Architecture
 from tinynas.data import DataSet, some
+from tinynas.elastic import SupernetWeights
 from tinynas.errors import SearchError
-from tinynas.network import (
-    ConvUnit,
-    InvertedBottleneck,
-    Network,
-    build_network,
-    fold_batch_norm,
-    plane,
-    same_conv2d,
-    scale_to,
-)
-from tinynas.space import InputShape, SearchSpace, input_shape_at
+from tinynas.network import Network, fold_batch_norm
+from tinynas.space import SearchSpace
 from tinynas.training import (
     Batches,
     Progress,
@@ -73,118 +65,6 @@ class SupernetSettings(BaseModel):
     """Training images from which an architecture's batch normalizations take their statistics."""
     evaluation_images: PositiveInt = 5000
     """Validation images that an architecture's accuracy is measured on."""
-
-
-class _ElasticUnit(nn.Module):
-    """The weights of a convolution and its batch normalization, the largest of the space; smaller ones use a part."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], *, activation: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs, *kernel))
-        nn.init.kaiming_normal_(self.weight, mode="fan_out" if inputs > 1 else "fan_in", nonlinearity="relu")
-        self.scale = nn.Parameter(torch.ones(outputs))
-        self.shift = nn.Parameter(torch.zeros(outputs))
-        self.activation = activation
-
-    def part(self, inputs: int, outputs: int, kernel: tuple[int, int]) -> Tensor:
-        """The first channels of each side, and the centre of the kernel."""
-        top, left = ((full - side) // 2 for full, side in zip(self.weight.shape[2:], kernel, strict=True))
-        return self.weight[:outputs, :inputs, top : top + kernel[0], left : left + kernel[1]]
-
-    def apply_part(
-        self, values: Tensor, outputs: int, kernel: tuple[int, int], stride: tuple[int, int], groups: int
-    ) -> Tensor:
-        """What the part's `ConvUnit` computes in training mode: normalized by the batch's own statistics."""
-        weight = self.part(values.shape[1] // groups, outputs, kernel)
-        convolved = same_conv2d(values, weight, None, stride, groups)
-        normalized = F.batch_norm(convolved, None, None, self.scale[:outputs], self.shift[:outputs], training=True)
-        return F.relu6(normalized, inplace=True) if self.activation else normalized
-
-    def copy_part_to(self, unit: ConvUnit) -> None:
-        """Give ``unit`` its part of the weights."""
-        outputs, inputs, height, width = unit.conv.weight.shape
-        unit.conv.weight.copy_(self.part(inputs, outputs, (height, width)))
-        norm = cast(nn.BatchNorm2d, unit.norm)
-        norm.weight.copy_(self.scale[:outputs])
-        norm.bias.copy_(self.shift[:outputs])
-
-
-class _ElasticBlock(nn.Module):
-    """The weights of one inverted bottleneck."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], expansion: int) -> None:
-        super().__init__()
-        expanded = inputs * expansion
-        self.expand = _ElasticUnit(inputs, expanded, (1, 1), activation=True)
-        self.depthwise = _ElasticUnit(1, expanded, kernel, activation=True)
-        self.project = _ElasticUnit(expanded, outputs, (1, 1), activation=False)
-
-    def apply_part(
-        self, values: Tensor, outputs: int, kernel: tuple[int, int], stride: tuple[int, int], expansion: int
-    ) -> Tensor:
-        inputs = int(values.shape[1])
-        expanded = inputs * expansion
-        hidden = values if expansion == 1 else self.expand.apply_part(values, expanded, (1, 1), (1, 1), 1)
-        hidden = self.depthwise.apply_part(hidden, expanded, kernel, stride, expanded)
-        projected = self.project.apply_part(hidden, outputs, (1, 1), (1, 1), 1)
-        return values + projected if stride == (1, 1) and inputs == outputs else projected
-
-    def copy_part_to(self, block: InvertedBottleneck) -> None:
-        if isinstance(block.expand, ConvUnit):
-            self.expand.copy_part_to(block.expand)
-        self.depthwise.copy_part_to(block.depthwise)
-        self.project.copy_part_to(block.project)
-
-
-class SupernetWeights(nn.Module):
-    """The shared weights, and the forward pass of any architecture of the space through them."""
-
-    def __init__(self, space: SearchSpace, input_shape: InputShape, classes: int) -> None:
-        super().__init__()
-        self.space, self.input_shape, self.classes = space, input_shape, classes
-        self._plane = plane(input_shape)
-        width, kernel = max(space.widths), self._plane(max(space.kernels))
-        channels = space.channels(space.stem.channels, width)
-        self.stem = _ElasticUnit(input_shape[2], channels, self._plane(space.stem.kernel), activation=True)
-        self.stages = nn.ModuleList()
-        for stage in space.stages:
-            outputs = space.channels(stage.channels, width)
-            blocks = nn.ModuleList()
-            for _ in range(max(stage.depths)):
-                blocks.append(_ElasticBlock(channels, outputs, kernel, max(space.expansions_of(stage))))
-                channels = outputs
-            self.stages.append(blocks)
-        self.classifier = nn.Linear(channels, classes)
-
-    def forward(self, images: Tensor, architecture: Architecture) -> Tensor:
-        """(N, classes) logits of ``architecture`` in training mode, for normalized (N, C, H, W) ``images``."""
-        space, width = self.space, architecture.width
-        size = input_shape_at(architecture.resolution, self.input_shape)[:2]
-        channels = space.channels(space.stem.channels, width)
-        values = self.stem.apply_part(
-            scale_to(images, size), channels, self._plane(space.stem.kernel), self._plane(space.stem.stride), 1
-        )
-        for stage, weights, blocks in zip(space.stages, self.stages, architecture.stages, strict=True):
-            outputs = space.channels(stage.channels, width)
-            for index, block in enumerate(blocks):
-                stride = self._plane(stage.stride if index == 0 else 1)
-                elastic = cast(_ElasticBlock, cast(nn.ModuleList, weights)[index])
-                values = elastic.apply_part(values, outputs, self._plane(block.kernel), stride, block.expansion)
-        features = values.mean(dim=(2, 3))
-        return F.linear(features, self.classifier.weight[:, : features.shape[1]], self.classifier.bias)
-
-    def extract(self, architecture: Architecture) -> Network:
-        """The standalone network with this architecture's part of the weights, its statistics not yet calibrated."""
-        network = build_network(architecture, self.space, self.input_shape, self.classes)
-        blocks = iter(network.blocks)
-        with torch.no_grad():
-            self.stem.copy_part_to(cast(ConvUnit, network.stem))
-            for weights, chosen in zip(self.stages, architecture.stages, strict=True):
-                for elastic in list(cast(nn.ModuleList, weights))[: len(chosen)]:
-                    cast(_ElasticBlock, elastic).copy_part_to(cast(InvertedBottleneck, next(blocks)))
-            network.classifier.weight.copy_(self.classifier.weight[:, : network.classifier.in_features])
-            network.classifier.bias.copy_(self.classifier.bias)
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 @dataclass(frozen=True, slots=True)

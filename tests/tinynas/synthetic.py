@@ -22,12 +22,12 @@ SPACE = SearchSpace.model_validate(
         "description": "A small space of inverted bottlenecks",
         "resolution_scales": [0.57, 0.72, 0.86, 1.0],
         "widths": [0.25, 0.5, 0.75, 1.0],
-        "kernels": [3, 5, 7],
-        "expansions": [2, 3, 4, 6],
+        "block": "inverted",
+        "choices": {"kernel": [3, 5, 7], "expansion": [2, 3, 4, 6]},
         "channel_multiple": 4,
         "stem": {"channels": 16, "kernel": 3, "stride": 2},
         "stages": [
-            {"channels": 16, "stride": 1, "depths": [1, 2], "expansions": [1, 2, 3]},
+            {"channels": 16, "stride": 1, "depths": [1, 2], "choices": {"expansion": [1, 2, 3]}},
             {"channels": 24, "stride": 2, "depths": [1, 2, 3]},
             {"channels": 40, "stride": 1, "depths": [1, 2, 3]},
             {"channels": 64, "stride": 2, "depths": [1, 2]},
@@ -44,10 +44,10 @@ def costs(architecture: Architecture) -> Costs:
     macs = parameters = peak = 0.0
     for blocks, stage in zip(architecture.stages, SPACE.stages, strict=True):
         for index, block in enumerate(blocks):
-            hidden = channels * block.expansion
+            hidden = channels * block["e"]
             peak = max(peak, 1.5 * hidden * side**2)
             side /= stage.stride if index == 0 else 1
-            weights = hidden * (channels + block.kernel**2 + stage.channels * architecture.width)
+            weights = hidden * (channels + block["k"] ** 2 + stage.channels * architecture.width)
             channels = stage.channels * architecture.width
             macs += side**2 * weights
             parameters += weights
@@ -57,7 +57,7 @@ def costs(architecture: Architecture) -> Costs:
 def accuracy(architecture: Architecture) -> float:
     """Grows with every choice, less and less; what a kernel is worth depends on where it stands."""
     worth = sum(
-        0.5 * math.log(block.expansion) + 0.1 * (block.kernel - 3) * (2 - stage)
+        0.5 * math.log(block["e"]) + 0.1 * (block["k"] - 3) * (2 - stage)
         for stage, blocks in enumerate(architecture.stages)
         for block in blocks
     )
@@ -66,8 +66,9 @@ def accuracy(architecture: Architecture) -> float:
 
 def tiny_space() -> SearchSpace:
     """A space of 4 resolutions × 2 widths × 3 kernels."""
-    stage = {"channels": 16, "stride": 1, "depths": [1], "expansions": [1]}
-    scales = {"widths": [0.5, 1.0], "kernels": [3, 5, 7], "expansions": [1], "resolution_scales": [0.25, 0.5, 0.75, 1]}
+    stage = {"channels": 16, "stride": 1, "depths": [1]}
+    choices = {"kernel": [3, 5, 7], "expansion": [1]}
+    scales = {"widths": [0.5, 1.0], "resolution_scales": [0.25, 0.5, 0.75, 1], "block": "inverted", "choices": choices}
     stem = {"channels": 16, "kernel": 3, "stride": 2}
     fixed = {"name": "tiny", "description": "few", "channel_multiple": 4, "stem": stem, "stages": [stage]}
     return SearchSpace.model_validate(fixed | scales)

@@ -46,13 +46,13 @@ def test_macs_and_parameters_of_the_smallest() -> None:
     taps = SPACE.stem.kernel**2
     macs, weights = side**2 * channels * taps, channels * taps + channels
     for stage, (block,) in zip(SPACE.stages, smallest.stages, strict=True):
-        hidden, out = channels * block.expansion, SPACE.channels(stage.channels, smallest.width)
-        if block.expansion > 1:
+        hidden, out = channels * block["e"], SPACE.channels(stage.channels, smallest.width)
+        if block["e"] > 1:
             macs += side**2 * channels * hidden
             weights += channels * hidden + hidden
         side = -(-side // stage.stride)
-        macs += side**2 * hidden * (block.kernel**2 + out)
-        weights += hidden * block.kernel**2 + hidden + hidden * out + out
+        macs += side**2 * hidden * (block["k"] ** 2 + out)
+        weights += hidden * block["k"] ** 2 + hidden + hidden * out + out
         channels = out
     macs, weights = macs + channels * 10, weights + channels * 10 + 10
     assert total_macs(graph) == macs

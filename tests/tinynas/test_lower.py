@@ -25,8 +25,8 @@ SPACE = SearchSpace(
     description="for tests",
     resolution_scales=(0.57, 0.72, 1.0),
     widths=(0.5, 0.75, 1.0),
-    kernels=(3, 5, 7),
-    expansions=(1, 2, 3, 4),
+    block="inverted",
+    choices={"kernel": (3, 5, 7), "expansion": (1, 2, 3, 4)},
     channel_multiple=4,
     stem=Stem(channels=16, kernel=3, stride=2),
     stages=(

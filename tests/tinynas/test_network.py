@@ -9,13 +9,8 @@ from onnx.reference import ReferenceEvaluator
 from tinynas.architecture import Architecture
 from tinynas.baselines import BASELINES, width_to_fit
 from tinynas.errors import SearchError
-from tinynas.network import (
-    build_network,
-    count_macs,
-    fold_batch_norm,
-    resize,
-    same_conv2d,
-)
+from tinynas.modules.conv import same_conv2d
+from tinynas.network import build_network, count_macs, fold_batch_norm, resize
 from tinynas.space import default_space, input_shape_at, load_space
 
 IMAGE, WINDOW = (28, 28, 1), (100, 1, 6)
@@ -46,7 +41,7 @@ def test_every_architecture_gives_logits_and_its_layers_follow_the_space(input_s
         last = space.channels(space.stages[-1].channels, architecture.width)
         assert network.classifier.in_features == last
         if input_shape == WINDOW:
-            assert network.blocks[0].depthwise.conv.kernel_size == (architecture.stages[0][0].kernel, 1)
+            assert network.blocks[0].depthwise.conv.kernel_size == (architecture.stages[0][0]["k"], 1)
 
 
 def test_macs_of_a_small_network_by_hand():

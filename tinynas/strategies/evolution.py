@@ -70,4 +70,4 @@ class Evolution:
             parent = self._rng.choice(self._parents)
             return mutate(parent, self._sampler.space, self._sampler.input_shape, self._rng, MUTATION_RATE)
         one, other = self._rng.sample(self._parents, 2)
-        return cross(one, other, self._rng)
+        return cross(one, other, self._sampler.space, self._sampler.input_shape, self._rng)

@@ -70,7 +70,8 @@ class Sampler:
         return self.space.sample(self._rng, self.input_shape)
 
     def _blend(self) -> Architecture:
-        return cross(self._sample(), self._smallest, self._rng, share=self._rng.random())
+        share = self._rng.random()
+        return cross(self._sample(), self._smallest, self.space, self.input_shape, self._rng, share)
 
     def _is_new_and_fits(self, architecture: Architecture) -> bool:
         if architecture in self._seen or not self._admission(architecture):
