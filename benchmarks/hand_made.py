@@ -1,22 +1,28 @@
 #!/usr/bin/env python3
-"""Compares a study's winner with hand-made networks that are scaled to its latency and trained the same way.
+"""Compares the winners of studies with hand-made networks that are scaled to the same latency and trained the same way.
 
-Each hand-made network gets the largest width whose int8 form runs on the study's emulated board in no more time than
-the winner, and fits its SRAM. All of them, and the winner's architecture once more, are then trained from scratch with
-the same epochs, schedule, augmentation and seeds. The winner as the study delivered it is listed too.
+Each hand-made network gets the largest width whose int8 form keeps the study's latency limit (where it has none, the
+winner's latency) and the part's memories on the study's emulated board. All of them, and the winner's architecture, are
+then trained from scratch with the same epochs, schedule, augmentation and seeds.
 
-Usage: python -m benchmarks.hand_made STUDY [--epochs N] [--seeds N] [--json]
+With --budgets the studies are made first: one for each latency in milliseconds, in FOLDER/<latency>ms, by what
+`tinynas run --objective accuracy --max-latency-ms …` does; they share one supernet. Whatever is done is kept in the
+studies, so that the same command goes on after an interruption.
+
+Usage: python -m benchmarks.hand_made STUDY... [--epochs N] [--seeds N] [--json]
+       python -m benchmarks.hand_made --budgets 5 10 20 50 --out FOLDER [--device D] [--data T] ...
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -29,30 +35,46 @@ from export.onnx_export import export_onnx
 from export.planner import plan
 from export.tflite_convert import convert_int8
 from tinynas.baselines import BASELINES, Baseline, width_to_fit
+from tinynas.commands.studies import run
 from tinynas.data import some
 from tinynas.effort import Effort
+from tinynas.errors import SearchError
+from tinynas.files import write_atomically
 from tinynas.measuring import measure_graph
 from tinynas.models import load_model
 from tinynas.network import Network, build_network, fold_batch_norm, resize
 from tinynas.space import input_shape_at
+from tinynas.study import StudySettings
 from tinynas.training import train
 from tinynas.workers import single_core_workers
-from tinynas.workspace import Workspace
+from tinynas.workspace import Workspace, make_settings
+
+RESULTS = "hand_made.json"
+"""In a study's folder: the accuracies that are known, by network and seed."""
+SUPERNET = Path("checkpoints") / "supernet.safetensors"
 
 
 @dataclass(frozen=True)
 class Row:
     """One network of the table."""
 
+    budget_ms: float
     name: str
     latency_ms: float
     sram_bytes: int
     flash_bytes: int
     macs: int
-    test_accuracy: float
-    """Mean over the seeds."""
-    spread: float
-    """Standard deviation over the seeds; 0 for one."""
+    test_accuracies: tuple[float, ...]
+    """By seed."""
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.test_accuracies)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over the seeds; 0 for one."""
+        return statistics.stdev(self.test_accuracies) if len(self.test_accuracies) > 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -68,11 +90,46 @@ class Bench:
     """Measures and trains networks for one study."""
 
     def __init__(self, workspace: Workspace, epochs: int, seeds: int) -> None:
-        self._workspace = workspace
-        self._epochs = epochs
-        self._seeds = seeds
+        winner = workspace.winner()
+        if winner is None:
+            raise SearchError(f"the study '{workspace.study.folder}' has no trained network yet; run it first")
+        delivered = workspace.measured("trained")[winner.architecture]
+        self.budget_ms = workspace.limits.max_latency_ms or delivered.latency_ms
+        self._winner = winner.architecture
+        self._workspace, self._epochs, self._seeds = workspace, epochs, seeds
 
-    def graph(self, network: Network, resolution: int) -> Graph:
+    def rows(self) -> list[Row]:
+        """Train every contestant with every seed, one to a processor core, and measure it."""
+        contestants = self._contestants()
+        accuracies = self._accuracies(contestants)
+        return [self._row(contestant, accuracies[contestant.name]) for contestant in contestants]
+
+    def _contestants(self) -> list[Contestant]:
+        data, classes, winner = self._workspace.data, len(self._workspace.data.classes), self._winner
+        contestants = []
+        for baseline in BASELINES:
+            try:
+                contestants.append(self._scaled(baseline))
+            except SearchError as error:
+                print(f"{self.budget_ms:g} ms: {error}", file=sys.stderr)
+        contestants.append(
+            Contestant(
+                f"found: {winner}",
+                lambda: build_network(winner, self._workspace.space, data.input_shape, classes),
+                winner.resolution,
+            )
+        )
+        return contestants
+
+    def _scaled(self, baseline: Baseline) -> Contestant:
+        """``baseline`` at the largest width that fits. Raises SearchError when none does."""
+        data, classes = self._workspace.data, len(self._workspace.data.classes)
+        side = max(data.input_shape)
+        width = width_to_fit(baseline, data.input_shape, classes, lambda network: self._fits(network, side))
+        name = f"{baseline.name} scaled to width {width:g}"
+        return Contestant(name, lambda: baseline.build(width, data.input_shape, classes), side)
+
+    def _graph(self, network: Network, resolution: int) -> Graph:
         """The network's int8 form, as the export chain makes it."""
         data = self._workspace.data
         height, width, channels = shape = input_shape_at(resolution, data.input_shape)
@@ -83,113 +140,130 @@ class Bench:
             convert_int8(onnx, images, tflite)
             return load_model(tflite).graph
 
-    def measure(self, graph: Graph) -> Measurement:
+    def _measure(self, graph: Graph) -> Measurement:
         """Cycles and sizes on the emulated board."""
         profile = self._workspace.profile
         with resolve_board("emulator", profile.name) as board:
             return measure_graph(graph, profile, board)
 
-    def fits(self, network: Network, resolution: int, latency_ms: float) -> bool:
-        """Whether the network keeps the part's SRAM and flash, and takes no longer than ``latency_ms``."""
-        graph, profile = self.graph(network, resolution), self._workspace.profile
+    def _fits(self, network: Network, resolution: int) -> bool:
+        """Whether the network keeps the part's SRAM and flash, and takes no longer than the budget."""
+        graph, profile = self._graph(network, resolution), self._workspace.profile
         planned = plan(graph, profile.instruction_set)
         too_large = (
             planned.arena_bytes > profile.model_sram_bytes or flash_bytes(planned, profile) > profile.flash_bytes
         )
-        return not too_large and self.measure(graph).latency_ms <= latency_ms
+        return not too_large and self._measure(graph).latency_ms <= self.budget_ms
 
-    def rows(self, contestants: Sequence[Contestant]) -> list[Row]:
-        """Train every contestant with every seed, one to a processor core, and measure it."""
-        jobs = [(contestant, seed) for contestant in contestants for seed in range(self._seeds)]
+    def _accuracies(self, contestants: Sequence[Contestant]) -> dict[str, tuple[float, ...]]:
+        path = self._workspace.study.folder / RESULTS
+        known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        jobs = [
+            (contestant, seed)
+            for seed in range(self._seeds)
+            for contestant in contestants
+            if self._key(contestant, seed) not in known
+        ]
         networks = []
-        for (
-            contestant,
-            seed,
-        ) in jobs:  # here and not in the workers: they would share the generator of the first weights
+        for contestant, seed in jobs:  # not in the workers: they would share the generator of the first weights
             torch.manual_seed(seed)
             networks.append(contestant.build())
 
         def train_one(index: int) -> float:
             contestant, seed = jobs[index]
             result = train(networks[index], self._workspace.data, contestant.resolution, epochs=self._epochs, seed=seed)
-            print(f"{contestant.name}, seed {seed}: {result.test_accuracy:.2%}", file=sys.stderr)
             return result.test_accuracy
 
         with single_core_workers() as workers:
-            accuracies = list(workers.map(train_one, range(len(jobs))))
-        return [self._row(c, [a for (d, _), a in zip(jobs, accuracies, strict=True) if d is c]) for c in contestants]
+            for (contestant, seed), accuracy in zip(jobs, workers.map(train_one, range(len(jobs))), strict=True):
+                known[self._key(contestant, seed)] = accuracy
+                write_atomically(path, json.dumps(known, indent=2) + "\n")
+                print(f"{self.budget_ms:g} ms, {contestant.name}, seed {seed}: {accuracy:.2%}", file=sys.stderr)
+        return {c.name: tuple(known[self._key(c, seed)] for seed in range(self._seeds)) for c in contestants}
 
-    def _row(self, contestant: Contestant, accuracies: Sequence[float]) -> Row:
-        graph = self.graph(contestant.build(), contestant.resolution)
-        measured = self.measure(graph)
+    def _key(self, contestant: Contestant, seed: int) -> str:
+        return f"{contestant.name}, {self._epochs} epochs, seed {seed}"
+
+    def _row(self, contestant: Contestant, accuracies: tuple[float, ...]) -> Row:
+        graph = self._graph(contestant.build(), contestant.resolution)
+        measured = self._measure(graph)
         return Row(
+            self.budget_ms,
             contestant.name,
             measured.latency_ms,
             measured.sram_bytes,
             measured.flash_bytes,
             total_macs(graph),
-            statistics.mean(accuracies),
-            statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
+            accuracies,
         )
 
 
+def make_studies(
+    budgets: Sequence[float], out: Path, device: str, data: str, effort: Effort, trials: int
+) -> list[Path]:
+    """One finished study for each latency budget in ms; the first one's supernet serves all."""
+    folders: list[Path] = []
+    for budget in budgets:
+        folder = out / f"{budget:g}ms"
+        if folders and not (folder / SUPERNET).exists():
+            # A study refuses a folder that is not empty, so this one is begun before it gets the supernet.
+            settings = _settings(device, data, budget, effort, trials)
+            Workspace.open(folder, settings).study.close()
+            (folder / SUPERNET).parent.mkdir(exist_ok=True)
+            shutil.copy2(folders[0] / SUPERNET, folder / SUPERNET)
+        result = run(folder, "emulator", _settings(device, data, budget, effort, trials))
+        print(f"{budget:g} ms: {json.dumps(result['winner'])}", file=sys.stderr)
+        folders.append(folder)
+    return folders
+
+
+def _settings(device: str, data: str, budget: float, effort: Effort, trials: int) -> StudySettings:
+    return make_settings(
+        device=device,
+        data_name=data,
+        space_name=None,
+        strategy="evolution",
+        objectives=("accuracy",),
+        trials=trials,
+        seed=0,
+        limits={"max_latency_ms": budget},
+        training=effort.as_settings(),
+    )
+
+
 def main() -> None:
-    """Scale, train, print."""
+    """Make the studies that are asked for, scale, train, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", type=Path)
+    parser.add_argument("studies", type=Path, nargs="*")
+    parser.add_argument("--budgets", type=float, nargs="*", default=[], help="latencies in ms to make studies for")
+    parser.add_argument("--out", type=Path, default=Path("studies/budgets"), help="where those go")
+    parser.add_argument("--device", default="stm32f405")
+    parser.add_argument("--data", default="fashion-mnist")
+    parser.add_argument("--trials", type=int, default=150)
     parser.add_argument("--epochs", type=int, default=Effort.finalist_epochs)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    workspace = Workspace.read(options.study)
-    winner = workspace.winner()
-    if winner is None:
-        parser.error(f"the study {options.study} has no trained network yet")
-    delivered = workspace.measured("trained")[winner.architecture]
-    data, classes = workspace.data, len(workspace.data.classes)
-    bench = Bench(workspace, options.epochs, options.seeds)
-
-    def scaled(baseline: Baseline) -> Contestant:
-        side, limit_ms = max(data.input_shape), delivered.latency_ms
-        width = width_to_fit(baseline, data.input_shape, classes, lambda network: bench.fits(network, side, limit_ms))
-        name = f"{baseline.name} scaled to width {width:g}"
-        return Contestant(name, lambda: baseline.build(width, data.input_shape, classes), side)
-
-    architecture = winner.architecture
-    rows = bench.rows(
-        [
-            *map(scaled, BASELINES),
-            Contestant(
-                "winner, trained again",
-                lambda: build_network(architecture, workspace.space, data.input_shape, classes),
-                architecture.resolution,
-            ),
-        ]
-    )
-    graph = workspace.costs(workspace.first_model).graph(architecture)
-    rows.append(
-        Row(
-            "winner, as delivered",
-            delivered.latency_ms,
-            delivered.sram_bytes,
-            delivered.flash_bytes,
-            total_macs(graph),
-            winner.test_accuracy,
-            0.0,
-        )
-    )
+    studies = list(options.studies)
+    if options.budgets:
+        effort = Effort(finalist_epochs=options.epochs)
+        studies += make_studies(options.budgets, options.out, options.device, options.data, effort, options.trials)
+    if not studies:
+        parser.error("name a study, or budgets to make studies for")
+    rows = [row for folder in studies for row in Bench(Workspace.read(folder), options.epochs, options.seeds).rows()]
     if options.json:
-        print(json.dumps({"epochs": options.epochs, "seeds": options.seeds, "rows": [vars(row) for row in rows]}))
+        print(json.dumps({"epochs": options.epochs, "seeds": options.seeds, "rows": [asdict(row) for row in rows]}))
         return
     print(
-        f"| network ({options.epochs} epochs, {options.seeds} seeds) | test accuracy | ms | SRAM B | flash B | MACs |"
+        f"| budget | network ({options.epochs} epochs, {options.seeds} seeds) | test accuracy | ms | SRAM B | flash B "
+        "| MACs |"
     )
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
-        spread = f" ± {100 * row.spread:.2f}" if options.seeds > 1 and row.spread else ""
+        spread = f" ± {100 * row.spread:.2f}" if options.seeds > 1 else ""
         print(
-            f"| {row.name} | {100 * row.test_accuracy:.2f}{spread} % | {row.latency_ms:.1f} | {row.sram_bytes:,} | "
-            f"{row.flash_bytes:,} | {row.macs:,} |"
+            f"| {row.budget_ms:g} ms | {row.name} | {100 * row.mean:.2f}{spread} % | {row.latency_ms:.1f} | "
+            f"{row.sram_bytes:,} | {row.flash_bytes:,} | {row.macs:,} |"
         )
 
 
