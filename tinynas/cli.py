@@ -12,17 +12,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from devices.errors import TinyNasError
 from devices.profile import DEFAULT_DEVICE
 from tinynas import output
-from tinynas.effort import Effort
-
-if TYPE_CHECKING:
-    from tinynas.study import StudySettings
+from tinynas.study_options import StudyOptions, takes_study_options
 
 app = typer.Typer(
     name="tinynas",
@@ -47,25 +44,6 @@ StreamInput = Annotated[
     bool, typer.Option("--stream-input", help="The input arrives row by row, and never exists whole in SRAM.")
 ]
 Study = Annotated[Path, typer.Argument(metavar="STUDY", help="A study's folder.")]
-StudyOut = Annotated[Path, typer.Option("-o", "--out", help="The study's folder; an existing study is resumed.")]
-Data = Annotated[
-    str, typer.Option("--data", help="fashion-mnist, smartwatch, a folder of images by class, or an .npz file.")
-]
-Space = Annotated[str | None, typer.Option("--space", help="A search space; by default the one for the data's size.")]
-Strategy = Annotated[str, typer.Option("--strategy", help="evolution, aging-evolution or random.")]
-Trials = Annotated[int, typer.Option("--trials", min=1, help="Candidates to evaluate.")]
-Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same search.")]
-MaxLatency = Annotated[float | None, typer.Option("--max-latency-ms", help="Limit on the latency of one inference.")]
-MaxEnergy = Annotated[float | None, typer.Option("--max-energy-mj", help="Limit on the energy of one inference.")]
-MaxSram = Annotated[float | None, typer.Option("--max-sram", help="Limit on the arena, in bytes.")]
-MaxFlash = Annotated[float | None, typer.Option("--max-flash", help="Limit on the flash, in bytes.")]
-SupernetEpochs = Annotated[int, typer.Option("--supernet-epochs", min=1, help="Epochs of the weight-sharing supernet.")]
-Finalists = Annotated[int, typer.Option("--finalists", min=1, help="How many of the front are trained.")]
-FinalEpochs = Annotated[int, typer.Option("--final-epochs", min=1, help="Epochs of each of them.")]
-Limit = Annotated[
-    list[str] | None,
-    typer.Option("--limit", metavar="NAME=VALUE", help="Any limit by its name, as in max_sram_bytes=40000."),
-]
 
 
 class Layout(enum.StrEnum):
@@ -196,13 +174,31 @@ def calibrate(
     device: BoardDevice = None,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Networks to measure.")] = 12,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same networks.")] = 0,
+    power_trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--power-trace", help="A power monitor's CSV: time, and power or current. Sets the device's power."
+        ),
+    ] = None,
+    supply_v: Annotated[
+        float | None,
+        typer.Option("--supply-v", min=0.1, help="The supply's voltage, if the trace has a current alone."),
+    ] = None,
+    inferences: Annotated[
+        int, typer.Option("--inferences", min=1, help="In the trace: back to back, or while its channel D0 is high.")
+    ] = 1,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option("--latency-ms", min=1e-6, help="Of each of them, where no channel D0 marks them in the trace."),
+    ] = None,
     latencies: Annotated[Path | None, typer.Option("--latencies", hidden=True)] = None,
     space: Annotated[str | None, typer.Option("--space", hidden=True)] = None,
     as_json: Json = False,
 ) -> None:
     """Refit the cost model to random networks run on a board.
 
-    Half of them judge the fit, unseen; the model that is kept is fitted on all.
+    Half of them judge the fit, unseen; the model that is kept is fitted on all. With --power-trace, energies are from
+    then on those of the power that was measured; no board is needed for that.
     """
     from tinynas.commands import boards, show
 
@@ -211,9 +207,15 @@ def calibrate(
             f"the latencies of '{latencies}'{f' (space {space})' if space else ''} cannot be fitted: that comes with a "
             "later version; give --board to calibrate from measurements"
         )
-    if board is None:
-        raise typer.BadParameter("give --board (emulator, serial:PORT, or a name from boards.toml)")
-    _finish(boards.calibrate(board, device, samples, seed), as_json, show.calibration)
+    if board is None and power_trace is None:
+        raise typer.BadParameter("give --board (emulator, serial:PORT, or a name from boards.toml) or --power-trace")
+    result: dict[str, Any] = {}
+    if power_trace is not None:
+        name = boards.device_of(board or "", device)
+        result |= boards.refine_power(power_trace, name, supply_v, inferences, latency_ms)
+    if board is not None:
+        result |= boards.calibrate(board, device, samples, seed)
+    _finish(result, as_json, show.calibration)
 
 
 @app.command()
@@ -237,69 +239,16 @@ def predict(
     _finish(commands.predict(model, architecture, device, data), as_json, show.prediction)
 
 
-def _settings(
-    data: str,
-    device: str,
-    space: str | None,
-    strategy: str,
-    trials: int,
-    seed: int,
-    limits: dict[str, float | None],
-    more_limits: list[str] | None,
-    effort: tuple[int, int, int],
-) -> StudySettings:
-    from tinynas.errors import SearchError
-    from tinynas.workspace import make_settings
-
-    named: dict[str, float] = {name: value for name, value in limits.items() if value is not None}
-    for text in more_limits or []:
-        name, _, value = text.partition("=")
-        try:
-            named[name.strip()] = float(value)
-        except ValueError:
-            raise SearchError(f"'--limit {text}' is not NAME=VALUE with a number, as in max_sram_bytes=40000") from None
-    supernet_epochs, finalists, final_epochs = effort
-    return make_settings(
-        device=device,
-        data_name=data,
-        space_name=space,
-        strategy=strategy,
-        trials=trials,
-        seed=seed,
-        limits=named,
-        training=Effort(supernet_epochs, finalists, final_epochs).as_settings(),
-    )
-
-
 @app.command()
-def search(
-    data: Data,
-    out: StudyOut,
-    device: Device = DEFAULT_DEVICE,
-    space: Space = None,
-    strategy: Strategy = "evolution",
-    trials: Trials = 150,
-    seed: Seed = 0,
-    max_latency_ms: MaxLatency = None,
-    max_energy_mj: MaxEnergy = None,
-    max_sram: MaxSram = None,
-    max_flash: MaxFlash = None,
-    limit: Limit = None,
-    supernet_epochs: SupernetEpochs = Effort.supernet_epochs,
-    finalists: Finalists = Effort.finalists,
-    final_epochs: FinalEpochs = Effort.finalist_epochs,
-    as_json: Json = False,
-) -> None:
+@takes_study_options
+def search(options: StudyOptions, device: Device = DEFAULT_DEVICE, as_json: Json = False) -> None:
     """Search for the most accurate networks that fit a device.
 
     A study that exists is resumed.
     """
     from tinynas.commands import show, studies
 
-    limits = _limits(max_latency_ms, max_energy_mj, max_sram, max_flash)
-    effort = (supernet_epochs, finalists, final_epochs)
-    settings = _settings(data, device, space, strategy, trials, seed, limits, limit, effort)
-    _finish(studies.search(out, settings), as_json, show.front)
+    _finish(studies.search(options.out, options.settings(device)), as_json, show.front)
 
 
 @app.command()
@@ -329,46 +278,16 @@ def report(study: Study, as_json: Json = False) -> None:
 
 
 @app.command()
-def run(
-    data: Data,
-    out: StudyOut,
-    device: BoardDevice = None,
-    board: Board = "emulator",
-    space: Space = None,
-    strategy: Strategy = "evolution",
-    trials: Trials = 150,
-    seed: Seed = 0,
-    max_latency_ms: MaxLatency = None,
-    max_energy_mj: MaxEnergy = None,
-    max_sram: MaxSram = None,
-    max_flash: MaxFlash = None,
-    limit: Limit = None,
-    supernet_epochs: SupernetEpochs = Effort.supernet_epochs,
-    finalists: Finalists = Effort.finalists,
-    final_epochs: FinalEpochs = Effort.finalist_epochs,
-    as_json: Json = False,
-) -> None:
+@takes_study_options
+def run(options: StudyOptions, device: BoardDevice = None, board: Board = "emulator", as_json: Json = False) -> None:
     """Do all of it, from the search to the verified winner.
 
     Searches, measures, refits, trains, exports, compiles, verifies and reports; a study that exists is resumed.
     """
     from tinynas.commands import boards, show, studies
 
-    limits = _limits(max_latency_ms, max_energy_mj, max_sram, max_flash)
-    effort = (supernet_epochs, finalists, final_epochs)
-    settings = _settings(data, boards.device_of(board, device), space, strategy, trials, seed, limits, limit, effort)
-    _finish(studies.run(out, board, settings), as_json, show.run)
-
-
-def _limits(
-    latency_ms: float | None, energy_mj: float | None, sram: float | None, flash: float | None
-) -> dict[str, float | None]:
-    return {
-        "max_latency_ms": latency_ms,
-        "max_energy_mj": energy_mj,
-        "max_sram_bytes": sram,
-        "max_flash_bytes": flash,
-    }
+    settings = options.settings(boards.device_of(board, device))
+    _finish(studies.run(options.out, board, settings), as_json, show.run)
 
 
 def main() -> None:

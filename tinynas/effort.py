@@ -13,6 +13,8 @@ class Effort:
     """How much work the stages do; every figure is part of the study's settings."""
 
     supernet_epochs: int = 5
+    scratch_epochs: int = 9
+    """Of a candidate that is trained by itself during the search and never falls behind."""
     finalists: int = 4
     """How many of the front are trained."""
     finalist_epochs: int = 6

@@ -14,11 +14,13 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PlainSerializer,
+    PositiveInt,
     TypeAdapter,
 )
 
 from tinynas.architecture import Architecture
 from tinynas.evaluation import Costs, Evaluation
+from tinynas.narrowing import SubSpace
 
 ArchitectureText = Annotated[
     Architecture,
@@ -74,6 +76,17 @@ class EvaluationFinished(_Event):
     def evaluation(self) -> Evaluation:
         """The line's evaluation as a value."""
         return Evaluation(self.architecture, self.costs, self.accuracy)
+
+
+class SpaceNarrowed(_Event):
+    """The search goes on in one sub-space, at one resolution and width."""
+
+    type: Literal["space_narrowed"] = "space_narrowed"
+    resolution: PositiveInt | None
+    """None where no sample fitted, and so the whole space is searched; likewise the width."""
+    width: float | None
+    sub_spaces: tuple[SubSpace, ...]
+    seconds: NonNegativeFloat
 
 
 class StageDone(_Event):
@@ -164,6 +177,7 @@ class CostModelRefitted(_Event):
 Event = (
     StudyStarted
     | EvaluationFinished
+    | SpaceNarrowed
     | StageDone
     | CandidateTrained
     | Exported

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from export.manifest import write_manifest
 from export.planner import plan
 from export.synthetic import with_random_weights
 from tinynas import output
+from tinynas.accuracy import make_accuracy, screened
 from tinynas.architecture import Architecture
 from tinynas.constraints import Admission
 from tinynas.cost_model import CostModel, Fit, MeasuredNetwork, compare, layer_features
@@ -29,10 +31,20 @@ from tinynas.data import Array, some
 from tinynas.effort import Effort
 from tinynas.errors import SearchError
 from tinynas.evaluation import Evaluation
-from tinynas.events import CandidateTrained, CostModelRefitted, Exported, Measured, StageDone, Verified
+from tinynas.events import (
+    CandidateTrained,
+    CostModelRefitted,
+    Exported,
+    Measured,
+    SpaceNarrowed,
+    StageDone,
+    Verified,
+)
 from tinynas.front import crowded_order
+from tinynas.halving import Rungs
 from tinynas.measuring import compare_with_reference, measure_graph, random_inputs
 from tinynas.models import load_model
+from tinynas.narrowing import best_sub_space, sample_sub_spaces
 from tinynas.objectives import point_of
 from tinynas.space import input_shape_at
 from tinynas.strategies import make_strategy
@@ -69,7 +81,7 @@ def train_supernet(workspace: Workspace) -> Supernet:
     from tinynas.supernet import Supernet
 
     study = workspace.study
-    supernet = Supernet(workspace.space, workspace.data, seed=study.settings.seed)
+    supernet = Supernet(workspace.search_space, workspace.data, seed=study.settings.seed)
     checkpoint = study.folder / CHECKPOINTS / "supernet.safetensors"
     epochs = Effort.of(workspace.study.settings.training).supernet_epochs
     with training_progress("training the supernet") as update:
@@ -80,12 +92,39 @@ def train_supernet(workspace: Workspace) -> Supernet:
     return supernet
 
 
+def narrow(workspace: Workspace) -> None:
+    """Choose the sub-space to search, if the study wants one and has none yet."""
+    study, samples = workspace.study, workspace.study.settings.narrow_samples
+    if not samples or study.events_of(SpaceNarrowed):
+        return
+    started = time.perf_counter()
+    with output.progress("narrowing") as update:
+        sub_spaces = sample_sub_spaces(
+            workspace.space,
+            workspace.data.input_shape,
+            workspace.costs(workspace.first_model),
+            workspace.limits,
+            samples=samples,
+            seed=study.settings.seed,
+            on_progress=lambda done, of: update(done, of, "sub-spaces"),
+        )
+    best = best_sub_space(sub_spaces)
+    study.append(
+        SpaceNarrowed(
+            resolution=best and best.resolution,
+            width=best and best.width,
+            sub_spaces=sub_spaces,
+            seconds=time.perf_counter() - started,
+        )
+    )
+
+
 def search(workspace: Workspace, supernet: Callable[[], Supernet]) -> SearchOutcome:
-    """Evaluate candidates until the study has its trials; the supernet is asked for only if some are missing."""
+    """Evaluate candidates until the study has its trials; the supernet is asked for only where it is needed."""
     study, settings = workspace.study, workspace.study.settings
     admission = Admission(workspace.limits, workspace.costs(workspace.first_model))
     problem = Problem(
-        workspace.space,
+        workspace.search_space,
         workspace.data.input_shape,
         admission,
         settings.objectives,
@@ -93,13 +132,17 @@ def search(workspace: Workspace, supernet: Callable[[], Supernet]) -> SearchOutc
         seed=settings.seed,
         supernet=supernet,
     )
-    strategy = make_strategy(settings.strategy, problem)
-    loaded: list[Supernet] = []
-
-    def accuracy(architecture: Architecture) -> float:
-        if not loaded:
-            loaded.append(supernet())
-        return loaded[0].evaluate(architecture)
+    strategy = screened(settings.accuracy, make_strategy(settings.strategy, problem), problem)
+    accuracy = make_accuracy(
+        settings.accuracy,
+        space=workspace.search_space,
+        data=workspace.data,
+        seed=settings.seed,
+        supernet=supernet,
+        folder=study.folder / CHECKPOINTS / "scratch",
+        rungs=Rungs(Effort.of(settings.training).scratch_epochs),
+        evaluated=study.evaluations,
+    )
 
     with output.progress("searching") as update:
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, field_validator
 
 from tinynas.constraints import Admission, InfeasibleBudgetError, Limits, Rejections
 from tinynas.errors import SearchError
@@ -44,6 +44,13 @@ class StudySettings(BaseModel):
     device: str
     data: str
     space: str
+    """The name of a space that comes with tinynas, or the path of a file."""
+    space_sha256: str = ""
+    """Of what is in the file; the study keeps a copy of its own."""
+    narrow_samples: NonNegativeInt = 0
+    """Architectures of each sub-space that are sampled to choose one; 0 searches the whole space."""
+    accuracy: str = "supernet"
+    """How it is found: one of ``tinynas.accuracy.ACCURACY``."""
     strategy: str
     objectives: tuple[str, ...] = ("accuracy", "latency")
     """By name, as in ``tinynas.objectives.OBJECTIVES``."""
@@ -52,7 +59,7 @@ class StudySettings(BaseModel):
     limits: dict[str, float] = {}
     """By constraint name, as in ``tinynas.constraints.CONSTRAINTS``."""
     training: dict[str, int | float | str | bool] = {}
-    """How accuracy is found: the options of the accuracy function."""
+    """How much work it is, as in ``tinynas.effort.Effort``."""
 
     @field_validator("limits")
     @classmethod

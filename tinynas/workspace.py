@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from devices.profile import DeviceProfile, load_profile
+import tomli_w
+
+from devices.measured_power import current_profile
+from devices.profile import DeviceProfile, load_profile, parse_profile
+from tinynas.accuracy import check_accuracy
 from tinynas.architecture import Architecture
 from tinynas.candidate import CandidateCosts
 from tinynas.constraints import Admission, Limits
@@ -17,14 +22,17 @@ from tinynas.cost_model import CostModel, current_cost_model
 from tinynas.data import DataSet, data_names, load_data
 from tinynas.errors import SearchError
 from tinynas.evaluation import Evaluation
-from tinynas.events import CandidateTrained, CostModelRefitted, Measured
+from tinynas.events import CandidateTrained, CostModelRefitted, Measured, SpaceNarrowed
+from tinynas.files import write_atomically
 from tinynas.front import pareto_front
-from tinynas.space import SearchSpace, default_space, load_space
+from tinynas.space import SearchSpace, default_space, load_space, space_names
 from tinynas.strategies import STRATEGIES, make_strategy
 from tinynas.strategies.problem import Problem
 from tinynas.study import SETTINGS_FILE, Study, StudySettings
 
 FIRST_MODEL = "cost_model_first.json"
+DEVICE_FILE = "device.toml"
+SPACE_FILE = "space.toml"
 REFITTED_MODEL = "cost_model_refitted.json"
 
 
@@ -39,11 +47,12 @@ class Workspace:
 
     study: Study
     profile: DeviceProfile
+    """As it was when the study began: the study keeps it, and likewise its space and its first cost model."""
     data: DataSet
     space: SearchSpace
     limits: Limits
     first_model: CostModel
-    """The cost model that the search filters and ranks with; kept in the study so that it never changes."""
+    """The cost model that the search filters and ranks with."""
 
     @classmethod
     def open(cls, folder: Path, settings: StudySettings | None) -> Self:
@@ -71,19 +80,32 @@ class Workspace:
 
     @classmethod
     def _with(cls, study: Study, data: DataSet, *, may_write: bool) -> Self:
-        profile = load_profile(study.settings.device)
-        path = study.folder / FIRST_MODEL
-        first_model = CostModel.load(path) if path.exists() else current_cost_model(profile)
-        if may_write and not path.exists():
-            first_model.save(path)
+        model_path, device_path, space_path = (study.folder / name for name in (FIRST_MODEL, DEVICE_FILE, SPACE_FILE))
+        if device_path.exists():
+            profile = parse_profile(device_path.read_text(encoding="utf-8"), str(device_path))
+        else:
+            profile = current_profile(study.settings.device)
+        space = load_space(space_path if space_path.exists() else study.settings.space)
+        first_model = CostModel.load(model_path) if model_path.exists() else current_cost_model(profile)
+        if may_write and not model_path.exists():
+            write_atomically(device_path, tomli_w.dumps(profile.model_dump(exclude_none=True)))
+            write_atomically(space_path, tomli_w.dumps(space.model_dump(exclude_none=True)))
+            first_model.save(model_path)  # the last: a study that is killed before it begins again from here
         return cls(
             study=study,
             profile=profile,
             data=data,
-            space=load_space(study.settings.space),
+            space=space,
             limits=Limits.for_device(profile, study.settings.limits),
             first_model=first_model,
         )
+
+    @property
+    def search_space(self) -> SearchSpace:
+        """What is searched: the whole space, or the part of it that it was narrowed to."""
+        for event in self.study.events_of(SpaceNarrowed):
+            return self.space.restricted(self.data.input_shape, resolution=event.resolution, width=event.width)
+        return self.space
 
     def costs(self, model: CostModel) -> CandidateCosts:
         """The cost function of this study with one cost model."""
@@ -154,16 +176,17 @@ class Workspace:
 
 def _prepared(settings: StudySettings) -> DataSet:
     """Check what the settings name before a folder is made for them."""
-    load_profile(settings.device)
+    current_profile(settings.device)
     load_space(settings.space)
     if settings.strategy not in STRATEGIES:
         raise SearchError(f"there is no strategy '{settings.strategy}'; choose from {', '.join(STRATEGIES)}")
+    check_accuracy(settings.accuracy)
     return load_data(settings.data)
 
 
 def _require_a_fit(settings: StudySettings, data: DataSet) -> None:
     """Raise InfeasibleBudgetError when nothing fits: before a folder keeps limits that have to change."""
-    profile, space = load_profile(settings.device), load_space(settings.space)
+    profile, space = current_profile(settings.device), load_space(settings.space)
     costs = CandidateCosts(space, data.input_shape, len(data.classes), profile, current_cost_model(profile))
     admission = Admission(Limits.for_device(profile, settings.limits), costs)
     problem = Problem(space, data.input_shape, admission, settings.objectives, trials=1, seed=0)
@@ -180,19 +203,35 @@ def make_settings(
     seed: int,
     limits: dict[str, float],
     training: dict[str, int | float | str | bool],
+    objectives: tuple[str, ...] = ("accuracy", "latency"),
+    accuracy: str = "supernet",
+    narrow_samples: int = 0,
 ) -> StudySettings:
-    """The settings of a new study; the default space and the device's own limits are filled in."""
+    """The settings of a new study; the default space and the device's own limits are filled in.
+
+    Paths become absolute: the study is looked at from other folders too.
+    """
     profile = load_profile(device)
     if data_name not in data_names() and Path(data_name).exists():
-        data_name = str(Path(data_name).resolve())  # the study is looked at from other folders too
-    space = space_name or default_space(load_data(data_name).input_shape).name
+        data_name = str(Path(data_name).resolve())
+    space = load_space(space_name) if space_name else default_space(load_data(data_name).input_shape)
+    is_file = space_name is not None and space_name not in space_names()
     return StudySettings(
         device=device,
         data=data_name,
-        space=space,
+        space=str(Path(space_name).resolve()) if space_name and is_file else space.name,
+        space_sha256=_hash_of(space) if is_file else "",
+        narrow_samples=narrow_samples,
         strategy=strategy,
+        objectives=objectives,
+        accuracy=accuracy,
         trials=trials,
         seed=seed,
         limits=Limits.for_device(profile, limits).as_mapping(),
         training=training,
     )
+
+
+def _hash_of(space: SearchSpace) -> str:
+    """Of the choices, whatever the file's comments and order are."""
+    return hashlib.sha256(json.dumps(space.model_dump(), sort_keys=True).encode()).hexdigest()

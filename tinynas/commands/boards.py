@@ -11,6 +11,8 @@ from devices.board import Board
 from devices.boards import known_boards, resolve_board
 from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
+from devices.measured_power import MeasuredPower, current_profile, keep_measured_power
+from devices.power_trace import inference_energy, read_power_trace
 from devices.profile import DEFAULT_DEVICE, DeviceProfile, device_names, load_profile
 from devices.store import MeasurementStore
 from export.graph import total_macs
@@ -71,20 +73,21 @@ def measure(
     path: Path, board_name: str, device: str | None, runs: int, *, stream_input: bool = False
 ) -> dict[str, Any]:
     """Build, flash, run, and time every layer."""
-    profile = load_profile(device_of(board_name, device))
+    profile = current_profile(device_of(board_name, device))
     model = load_model(path)
     with resolve_board(board_name, profile.name) as board:
         measurement = measure_graph(
             model.graph, profile, board, runs=runs, store=MeasurementStore(), stream_input=stream_input
         )
     planned = plan(model.graph, profile.instruction_set, stream_input=stream_input)
+    energy_mj = profile.energy_mj(measurement.latency_ms)
     return {
         "model": model.source.name,
         "model_id": measurement.model_id,
         "board": measurement.board,
         "device": measurement.device,
         "latency_ms": measurement.latency_ms,
-        "energy_mj": profile.energy_mj(measurement.latency_ms),
+        "energy_mj": energy_mj,
         "macs": total_macs(model.source),
         "live_macs": total_macs(model.graph),
         "cycles": measurement.cycles,
@@ -96,7 +99,7 @@ def measure(
         "code_bytes": measurement.code_bytes,
         "firmware_sha256": measurement.firmware_sha256,
         "toolchain": measurement.toolchain,
-        "layers": layer_table(model.source, planned, measurement.layer_cycles, "cycles"),
+        "layers": layer_table(model.source, planned, measurement.layer_cycles, "cycles", energy_mj),
     }
 
 
@@ -167,6 +170,27 @@ def calibrate(board_name: str, device: str | None, samples: int, seed: int) -> d
         "kendall_tau": fit_after.kendall_tau,
         "within_10_percent": fit_after.within_10_percent,
         "cost_model": str(path),
+    }
+
+
+def refine_power(
+    trace_path: Path, device: str, supply_v: float | None, inferences: int, latency_ms: float | None
+) -> dict[str, Any]:
+    """Find a device's power while inferring in a power monitor's file, and keep it for all predictions from then on."""
+    before = current_profile(device)
+    trace = read_power_trace(trace_path, supply_v)
+    found = inference_energy(trace, inferences=inferences, latency_ms=latency_ms)
+    source = f"measured over {found.inferences} inferences: {trace.name}, sha256 {trace.sha256[:16]}"
+    path = keep_measured_power(before.name, MeasuredPower(active_power_mw=found.active_power_mw, source=source))
+    return {
+        "device": before.name,
+        "energy_mj": found.energy_mj,
+        "traced_latency_ms": found.latency_ms,
+        "inferences": found.inferences,
+        "trace_samples": found.samples,
+        "active_power_mw": found.active_power_mw,
+        "active_power_before_mw": before.active_power_mw,
+        "active_power_file": str(path),
     }
 
 

@@ -11,12 +11,16 @@ from export.optimize import layers_left
 from export.planner import Plan
 
 
-def layer_table(source: Graph, planned: Plan, cycles: Sequence[float], cycles_key: str) -> list[dict[str, Any]]:
+def layer_table(
+    source: Graph, planned: Plan, cycles: Sequence[float], cycles_key: str, energy_mj: float
+) -> list[dict[str, Any]]:
     """One entry for each layer of the model as its file has it.
 
     ``cycles`` are those of each layer of the plan, whose graph was optimized: a layer that it has no longer runs no
-    kernel. Live MACs are those that are left.
+    kernel. Live MACs are those that are left. ``energy_mj`` of the whole inference is shared out by cycles: the power
+    is that of the part while it infers, whatever the layer.
     """
+    total_cycles = sum(cycles)
     graph = planned.graph
     kernels = kernels_of(graph, planned.instruction_set)
     table = []
@@ -30,6 +34,7 @@ def layer_table(source: Graph, planned: Plan, cycles: Sequence[float], cycles_ke
             "live_macs": 0,
             cycles_key: 0,
             "cycles_per_mac": None,
+            "energy_mj": 0.0,
             "alive_bytes": 0,
             "segment": None,
             "streamed": False,
@@ -42,6 +47,7 @@ def layer_table(source: Graph, planned: Plan, cycles: Sequence[float], cycles_ke
                 "live_macs": live_macs,
                 cycles_key: round(cycles[layer]),
                 "cycles_per_mac": cycles[layer] / live_macs if live_macs else None,
+                "energy_mj": energy_mj * cycles[layer] / total_cycles if total_cycles else 0.0,
                 "alive_bytes": _alive_bytes(planned, layer),
                 "segment": segment,
                 "streamed": planned.segments[segment].streamed,

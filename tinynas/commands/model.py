@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from devices.measured_power import current_profile
 from devices.profile import DeviceProfile, device_names, load_profile
 from export.bundle import write_bundle
 from export.codegen import generate
@@ -34,7 +35,7 @@ _NAMED_AT_THE_PEAK = 6
 
 def check(path: Path, device: str, *, stream_input: bool = False) -> dict[str, Any]:
     """Plan a model for a device and say whether it fits; runs nothing."""
-    profile = load_profile(device)
+    profile = current_profile(device)
     model = load_model(path)
     planned = plan(model.graph, profile.instruction_set, stream_input=stream_input)
     verify_plan(planned)
@@ -71,7 +72,8 @@ def check_plan(model: Model, planned: Plan, profile: DeviceProfile) -> dict[str,
         "live_macs": total_macs(model.graph),
         "parameters": costs.parameters,
         "predicted_latency_ms": latency_ms,
-        "layers": layer_table(model.source, planned, cycles, "predicted_cycles"),
+        "predicted_energy_mj": costs.energy_mj,
+        "layers": layer_table(model.source, planned, cycles, "predicted_cycles", costs.energy_mj),
     }
 
 
@@ -120,7 +122,7 @@ def _smallest_device(arena_bytes: int) -> str:
 
 def compile_model(path: Path, device: str, out: Path, layout: str, *, stream_input: bool = False) -> dict[str, Any]:
     """Write the C of a model, ready to drop into a project."""
-    profile = load_profile(device)
+    profile = current_profile(device)
     model = load_model(path)
     generated = generate(model.graph, profile.instruction_set, stream_input=stream_input)
     result = check_plan(model, generated.plan, profile)
@@ -136,7 +138,7 @@ def compile_model(path: Path, device: str, out: Path, layout: str, *, stream_inp
 
 def predict(path: Path | None, architecture: str | None, device: str, data: str) -> dict[str, Any]:
     """The cost model's answer for a model, or for an architecture on a data set's inputs."""
-    profile = load_profile(device)
+    profile = current_profile(device)
     graph = load_model(path).graph if path is not None else _lowered(str(architecture), data)
     return predict_plan(plan(graph, profile.instruction_set), current_cost_model(profile), profile)
 

@@ -35,7 +35,10 @@ def check(result: dict[str, Any]) -> None:
         f"SRAM   {result['sram_bytes']:>9,} B of {result['sram_limit_bytes']:,} (bound {result['sram_lower_bound']:,})"
     )
     print(f"flash  {result['flash_bytes']:>9,} B of {result['flash_limit_bytes']:,}")
-    print(f"MACs   {_macs(result)}, predicted latency {result['predicted_latency_ms']:.1f} ms")
+    print(
+        f"MACs   {_macs(result)}, predicted latency {result['predicted_latency_ms']:.1f} ms, "
+        f"energy {result['predicted_energy_mj']:.2f} mJ"
+    )
     print(f"{result['model']} fits on {result['device']}" if result["fits"] else f"{result['model']} does NOT fit:")
     for reason in result["reasons"]:
         print(f"  {reason}")
@@ -52,6 +55,7 @@ def _layers(layers: list[dict[str, Any]], cycles: str, cycles_title: str) -> Non
         "live MACs",
         cycles_title,
         "cycles/MAC",
+        "µJ",
         "alive B",
         "segment",
     )
@@ -65,6 +69,7 @@ def _layers(layers: list[dict[str, Any]], cycles: str, cycles_title: str) -> Non
             layer["live_macs"],
             layer[cycles],
             layer["cycles_per_mac"],
+            1e3 * layer["energy_mj"],
             layer["alive_bytes"],
             _segment(layer),
         )
@@ -97,7 +102,10 @@ def measurement(result: dict[str, Any]) -> None:
     print()
     print(f"{result['model']} on {result['board']} ({result['device']}, {result['clock_hz'] / 1e6:.0f} MHz)")
     instructions = f", {result['instructions']:,} instructions" if result["instructions"] is not None else ""
-    print(f"latency {result['latency_ms']:.2f} ms, {result['cycles']:,} cycles{instructions}")
+    print(
+        f"latency {result['latency_ms']:.2f} ms, energy {result['energy_mj']:.2f} mJ, "
+        f"{result['cycles']:,} cycles{instructions}"
+    )
     print(f"MACs {_macs(result).strip()}")
     print(f"SRAM {result['sram_bytes']:,} B, flash {result['flash_bytes']:,} B, of it code {result['code_bytes']:,} B")
 
@@ -111,13 +119,27 @@ def verification(result: dict[str, Any]) -> None:
 
 
 def calibration(result: dict[str, Any]) -> None:
-    """Before and after."""
+    """Before and after, of what was calibrated: the power, the latency model, or both."""
+    if "active_power_mw" in result:
+        _power(result)
+    if "measured" not in result:
+        return
     print(
         f"{result['measured']} networks measured on {result['board']}; on the {result['judged_on']} that the fit has "
         f"not seen, the mean error went from {result['mape_before']:.1f} % to {result['mape_after']:.1f} %, "
         f"{result['within_10_percent']:.0%} within 10 %, Kendall tau {result['kendall_tau']:.3f}"
     )
     print(f"the model fitted on all of them: {result['cost_model']}")
+
+
+def _power(result: dict[str, Any]) -> None:
+    """What the trace says, and what it replaces."""
+    print(
+        f"{result['energy_mj']:.4g} mJ for an inference of {result['traced_latency_ms']:.4g} ms, the mean of "
+        f"{result['inferences']}; {result['device']} draws {result['active_power_mw']:.4g} mW while inferring, and "
+        f"{result['active_power_before_mw']:.4g} mW was assumed"
+    )
+    print(f"used from now on; delete it to go back to the profile's figure: {result['active_power_file']}")
 
 
 def prediction(result: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ REPORT = "report.html"
 def search(folder: Path, settings: StudySettings) -> dict[str, Any]:
     """Search, or go on with a search."""
     with _opened(folder, settings) as workspace:
+        stages.narrow(workspace)
         outcome = stages.search(workspace, _lazily(workspace))
         return _search_result(workspace, outcome)
 
@@ -52,8 +53,8 @@ def report(folder: Path) -> dict[str, Any]:
 def run(folder: Path, board_name: str, settings: StudySettings) -> dict[str, Any]:
     """Search, measure, refit, train, export, compile, verify, report."""
     with resolve_board(board_name, settings.device) as board, _opened(folder, settings) as workspace:
-        supernet = _lazily(workspace)
-        outcome = stages.search(workspace, supernet)
+        stages.narrow(workspace)
+        outcome = stages.search(workspace, _lazily(workspace))
         stages.measure_and_refit(workspace, board)
         finalists = stages.finalists(workspace)
         stages.train_finalists(workspace, finalists)
@@ -83,14 +84,15 @@ def _run_result(workspace: Workspace, outcome: SearchOutcome, winner: CandidateT
     fit = stages.refit_quality(workspace)
     model = load_model(folder / stages.INT8_MODEL)
     planned = plan(model.graph, workspace.profile.instruction_set)
+    energy_mj = workspace.profile.energy_mj(measured.latency_ms)
     return {
         **check_plan(model, planned, workspace.profile),
         **predict_plan(planned, workspace.best_model, workspace.profile),
         **_search_result(workspace, outcome),
         **_exported_result(workspace, exported, folder),
-        "layers": layer_table(model.source, planned, measured.layer_cycles, "cycles"),
+        "layers": layer_table(model.source, planned, measured.layer_cycles, "cycles", energy_mj),
         "latency_ms": measured.latency_ms,
-        "energy_mj": workspace.profile.energy_mj(measured.latency_ms),
+        "energy_mj": energy_mj,
         "cycles": measured.cycles,
         "instructions": measured.instructions,
         "flash_bytes": measured.flash_bytes,
@@ -102,7 +104,7 @@ def _run_result(workspace: Workspace, outcome: SearchOutcome, winner: CandidateT
             "test_accuracy": winner.test_accuracy,
             "latency_ms": measured.latency_ms,
             "predicted_latency_ms": measured.predicted_latency_ms,
-            "energy_mj": workspace.profile.energy_mj(measured.latency_ms),
+            "energy_mj": energy_mj,
             "cycles": measured.cycles,
             "instructions": measured.instructions,
             "sram_bytes": measured.sram_bytes,
