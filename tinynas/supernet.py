@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
@@ -90,7 +91,11 @@ class Supernet:
             torch.manual_seed(seed)
             self.weights = SupernetWeights(space, data.input_shape, len(data.classes))
         self._calibration = some(len(data.train_labels), self.settings.calibration_images)
-        self._evaluation = some(len(data.validation_labels), self.settings.evaluation_images)
+        # Not in the order of the data, which may be sorted by class: the first few of them are a sample of all.
+        self._evaluation = np.random.default_rng(0).permutation(len(data.validation_labels))
+        self._evaluation = self._evaluation[: self.settings.evaluation_images]
+        self._known: dict[int, dict[Architecture, float]] = {}
+        """Accuracies by number of images."""
         self._workers = single_core_workers()
         self._prepared: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -138,6 +143,7 @@ class Supernet:
             checkpoints.keep(checkpoint, identity, self.weights, optimizer, done)
 
         kept = elapsed()
+        self._known.clear()
         with on_one_core():
             while fraction() < 1:
                 number, first = divmod(step, batches.per_epoch)
@@ -206,18 +212,26 @@ class Supernet:
         calibrate(network, self._images_at(architecture.resolution)[0])
         return network
 
-    def evaluate(self, architecture: Architecture) -> float:
-        """The accuracy of ``architecture`` on the validation images, with the shared weights."""
-        return self.evaluate_all([architecture])[0]
+    def evaluate(self, architecture: Architecture, *, images: int | None = None) -> float:
+        """The accuracy of ``architecture`` on the validation images, with the shared weights.
 
-    def evaluate_all(self, architectures: Sequence[Architecture]) -> list[float]:
+        ``images`` takes the first so many of the settings' evaluation images alone: faster, and less exact. What was
+        asked before is remembered until the weights are trained again.
+        """
+        return self.evaluate_all([architecture], images=images)[0]
+
+    def evaluate_all(self, architectures: Sequence[Architecture], *, images: int | None = None) -> list[float]:
         """`evaluate` of each, as many at a time as there are processor cores."""
-        return list(self._workers.map(self._evaluate, architectures))
+        count = min(images or len(self._evaluation), len(self._evaluation))
+        known = self._known.setdefault(count, {})
+        new = [architecture for architecture in dict.fromkeys(architectures) if architecture not in known]
+        known.update(zip(new, self._workers.map(lambda each: self._evaluate(each, count), new), strict=True))
+        return [known[architecture] for architecture in architectures]
 
-    def _evaluate(self, architecture: Architecture) -> float:
+    def _evaluate(self, architecture: Architecture, count: int) -> float:
         network = fold_batch_norm(self.extract(architecture))
-        images = self._images_at(architecture.resolution)[1]
-        return accuracy(network, images, self.data.validation_labels[self._evaluation])
+        images = self._images_at(architecture.resolution)[1][:count]
+        return accuracy(network, images, self.data.validation_labels[self._evaluation[:count]])
 
     def teacher(self) -> Tensor:
         """(N, classes) probabilities of the largest architecture for every training image, for distillation."""

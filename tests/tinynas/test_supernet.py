@@ -123,6 +123,23 @@ def test_a_time_limit_ends_the_training_and_none_is_refused(data):
         supernet.train()
 
 
+def test_an_accuracy_is_remembered_until_the_weights_change(data, monkeypatch):
+    supernet = Supernet(SPACE, data, settings=SETTINGS)
+    asked = []
+    measure = supernet._evaluate
+    monkeypatch.setattr(supernet, "_evaluate", lambda *arguments: asked.append(arguments) or measure(*arguments))
+    one, other = (SPACE.extreme(data.input_shape, largest=largest) for largest in (True, False))
+    first = supernet.evaluate(one)
+    assert supernet.evaluate_all([one, other, one])[0] == first
+    assert [each[0] for each in asked] == [one, other]
+    few = supernet.evaluate(one, images=4)
+    assert len(asked) == 3
+    assert few in (0, 0.25, 0.5, 0.75, 1)
+    supernet.train(epochs=1)
+    supernet.evaluate(one)
+    assert len(asked) == 4
+
+
 def test_calibration_images_are_not_the_first_class_alone(data):
     supernet = Supernet(SPACE, data, settings=SupernetSettings(calibration_images=30))
     assert len(set(data.train_labels[supernet._calibration].tolist())) == 3
