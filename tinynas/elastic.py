@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinynas.architecture import Architecture, Unit
+from tinynas.architecture import Architecture, Block, Unit
 from tinynas.modules import MODULES, ElasticBlock
 from tinynas.modules.conv import ConvUnit, ElasticConv, plane
 from tinynas.network import Network, build_network, scale_to
 from tinynas.space import InputShape, SearchSpace, input_shape_at
+
+
+@dataclass(frozen=True, slots=True)
+class StageMixture:
+    """What is mixed in one stage: several blocks at each place, and several places where it ends.
+
+    Weights are tensors of one value; those of one place are meant to add up to 1, and so are those of the depths.
+    """
+
+    depths: Sequence[tuple[int, Tensor]]
+    blocks: Sequence[Sequence[tuple[Block, Tensor]]]
+    """For each place up to the largest of the depths."""
 
 
 class SupernetWeights(nn.Module):
@@ -39,13 +52,35 @@ class SupernetWeights(nn.Module):
 
     def forward(self, images: Tensor, architecture: Architecture) -> Tensor:
         """(N, classes) logits of ``architecture`` in training mode, for normalized (N, C, H, W) ``images``."""
-        size = input_shape_at(architecture.resolution, self.input_shape)[:2]
-        channels = self.space.channels(self.space.stem.channels, architecture.width)
-        values = self.stem.apply_part(scale_to(images, size), channels, *self._stem_shape)
+        values = self._apply_stem(images, architecture.resolution, architecture.width)
         for unit, weights in self._parts(architecture):
             values = weights.apply_part(values, unit)
-        features = values.mean(dim=(2, 3))
-        return F.linear(features, self.classifier.weight[:, : features.shape[1]], self.classifier.bias)
+        return self._apply_head(values)
+
+    def forward_mixture(self, images: Tensor, resolution: int, width: float, stages: Sequence[StageMixture]) -> Tensor:
+        """(N, classes) logits of weighted sums of blocks and depths, in training mode, for ``images`` as in `forward`.
+
+        At each place of a stage the output is the sum of its blocks' outputs times their weights, and the stage's is
+        that of the outputs after each of its depths: gradients reach every weight.
+        """
+        values = self._apply_stem(images, resolution, width)
+        for mixture, stage, parts in zip(stages, self.space.stages, self.stages, strict=True):
+            channels = self.space.channels(stage.channels, width)
+            weights_after = dict(mixture.depths)
+            ends = []
+            for place, (blocks, elastic) in enumerate(
+                zip(mixture.blocks, cast(Iterable[ElasticBlock], parts), strict=False)
+            ):
+                name, stride = f"block{place}", 1 if place else stage.stride
+                outputs = [
+                    weight * elastic.apply_part(values, Unit(name, self.space.block, channels, stride, block))
+                    for block, weight in blocks
+                ]
+                values = torch.stack(outputs).sum(dim=0) if len(outputs) > 1 else outputs[0]
+                if place + 1 in weights_after:
+                    ends.append(weights_after[place + 1] * values)
+            values = torch.stack(ends).sum(dim=0)
+        return self._apply_head(values)
 
     def extract(self, architecture: Architecture) -> Network:
         """The standalone network with this architecture's part of the weights, its statistics not yet calibrated."""
@@ -57,6 +92,16 @@ class SupernetWeights(nn.Module):
             network.classifier.weight.copy_(self.classifier.weight[:, : network.classifier.in_features])
             network.classifier.bias.copy_(self.classifier.bias)
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def _apply_stem(self, images: Tensor, resolution: int, width: float) -> Tensor:
+        size = input_shape_at(resolution, self.input_shape)[:2]
+        return self.stem.apply_part(
+            scale_to(images, size), self.space.channels(self.space.stem.channels, width), *self._stem_shape
+        )
+
+    def _apply_head(self, values: Tensor) -> Tensor:
+        features = values.mean(dim=(2, 3))
+        return F.linear(features, self.classifier.weight[:, : features.shape[1]], self.classifier.bias)
 
     def _parts(self, architecture: Architecture) -> Iterator[tuple[Unit, ElasticBlock]]:
         """The units between stem and head, each with the shared weights that it takes its part of."""
