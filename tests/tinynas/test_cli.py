@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,9 +17,12 @@ from devices.profile import device_names, load_profile
 from tests.devices.toy_models import need
 from tests.export.graph_builder import GraphBuilder
 from tests.oracles.tflite_writer import write_tflite
-from tests.tinynas.conftest import Tinynas, finish
+from tests.tinynas.conftest import Tinynas, finish, little
+from tinynas.accuracy import ACCURACY
 from tinynas.commands import boards
 from tinynas.measuring import Comparison
+from tinynas.objectives import OBJECTIVES
+from tinynas.strategies import STRATEGIES
 
 COMMANDS = [
     *("devices", "check", "compile", "measure", "verify", "search"),
@@ -58,6 +62,12 @@ def test_version(tinynas: Tinynas) -> None:
     answer = tinynas("--version")
     assert answer.code == 0
     assert answer.out.startswith("tinynas ")
+
+
+@pytest.mark.parametrize("command", ["search", "run"])
+def test_help_names_what_an_option_may_be(command: str, tinynas: Tinynas) -> None:
+    words = set(re.findall(r"[a-z-]+", tinynas(command, "--help").out))
+    assert words >= {*STRATEGIES, *OBJECTIVES, *ACCURACY}
 
 
 def modules_after(code: str) -> set[str]:
@@ -201,6 +211,8 @@ def test_measure(emulator: None, tinynas: Tinynas, model: Path) -> None:
     again = tinynas("measure", model, "--board", "emulator", "--device", "mps2-an386", "--runs", 2, "--json").json
     assert again["cycles"] == pytest.approx(measured["cycles"], rel=0.001)
     assert again["device"] == "mps2-an386"
+    assert sum(layer["energy_mj"] for layer in measured["layers"]) == pytest.approx(measured["energy_mj"])
+    assert measured["energy_mj"] == pytest.approx(measured["latency_ms"] * 0.132)
     assert "latency" in tinynas("measure", model, "--board", "emulator").out
 
 
@@ -259,6 +271,40 @@ def test_calibrate(emulator: None, tinynas: Tinynas, model: Path) -> None:
     after = tinynas("predict", model, "--json").json
     assert after["cost_model"].startswith("fitted on 4 networks")
     assert after["interval_ms"] != before["interval_ms"]
+
+
+def write_power_trace(path: Path, active_ma: float) -> Path:
+    """A millisecond apart: 1 mA, but ``active_ma`` from 50 to 150 ms."""
+    rows = [f"{ms},{active_ma if 50 <= ms < 150 else 1},{int(50 <= ms < 150)}" for ms in range(200)]
+    path.write_text("\n".join(["time (ms),current (mA),D0", *rows]))
+    return path
+
+
+def test_power_that_was_measured_counts_from_then_on(tinynas: Tinynas, model: Path, data: Path) -> None:
+    before = tinynas("predict", model, "--json").json
+    trace = write_power_trace(Path("trace.csv"), active_ma=20)
+    options = ["--power-trace", trace, "--supply-v", "3.3"]
+    found = tinynas("calibrate", *options, "--inferences", 10, "--json").json
+    assert found["active_power_mw"] == pytest.approx(66.0)
+    assert found["energy_mj"] == pytest.approx(0.66)
+    assert found["active_power_before_mw"] == 132.0
+    after = tinynas("predict", model, "--json").json
+    assert after["latency_ms"] == before["latency_ms"]
+    assert after["energy_mj"] == pytest.approx(before["energy_mj"] / 2)
+    checked = tinynas("check", model, "--json").json
+    assert sum(layer["energy_mj"] for layer in checked["layers"]) == pytest.approx(checked["predicted_energy_mj"])
+    other = tinynas("predict", model, "--device", "nrf52840", "--json").json
+    assert other["energy_mj"] == pytest.approx(other["latency_ms"] / 1e3 * load_profile("nrf52840").active_power_mw)
+
+    # A search keeps to an energy limit by it, and a study to the power that it began with.
+    studied = tinynas("search", *little(data, "study", trials=2), "--json").json
+    for candidate in studied["front"]:
+        assert candidate["energy_mj"] == pytest.approx(candidate["latency_ms"] * 0.066)
+    said = tinynas("calibrate", *options[:-1], "1.65", "--latency-ms", 5, "--inferences", 20).out
+    assert "draws 33 mW while inferring, and 66 mW was assumed" in said
+    assert tinynas("search", *little(data, "study", trials=2), "--json").json["front"] == studied["front"]
+    Path(found["active_power_file"]).unlink()
+    assert tinynas("predict", model, "--json").json == before
 
 
 @pytest.mark.parametrize(("as_json", "end"), [(False, signal.SIGINT), (True, signal.SIGTERM)])

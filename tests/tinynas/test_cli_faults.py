@@ -21,8 +21,10 @@ from export.synthetic import with_random_weights
 from tests.devices.toy_models import need
 from tests.oracles.tflite_writer import write_tflite
 from tests.tinynas.conftest import Answer, Tinynas, finish, little
+from tinynas import stages
 from tinynas.lower import lower
 from tinynas.space import load_space
+from tinynas.strategies import STRATEGIES
 from tinynas.study import Study
 
 Spawn = Callable[..., subprocess.Popen[str]]
@@ -51,6 +53,7 @@ USAGE = [
     ["verify", "a.tflite", "--board", "emulator", "--inputs", "many"],
     ["calibrate"],
     ["calibrate", "--board", "emulator", "--samples", "1"],
+    ["calibrate", "--power-trace", "trace.csv", "--inferences", "0"],
     ["predict"],
     ["predict", "a.tflite", "--architecture", "b"],
     ["search", "--data", "fashion-mnist"],
@@ -149,6 +152,10 @@ def _renamed(graph: Graph, name: str) -> Graph:
         (["--device", "stm32f999"], "no device profile 'stm32f999'; choose from .*stm32f405"),
         (["--space", "nothing"], "no search space 'nothing'; choose from .*mobilenet"),
         (["--strategy", "magic"], "no strategy 'magic'; choose from .*evolution"),
+        (["--accuracy", "guess"], "no way to find accuracies called 'guess'; choose from supernet"),
+        (["--objective", "accuracy,speed"], "no objective 'speed'"),
+        (["--space", "mine.toml"], "cannot read the search space mine.toml"),
+        (["--space", "bad.toml"], "bad.toml is not TOML"),
         (["--limit", "foo=1"], "no constraint 'foo'; .*max_sram_bytes"),
         (["--limit", "max_sram=1"], "did you mean max_sram_bytes"),
         (["--limit", "max_sram_bytes"], "not NAME=VALUE"),
@@ -164,9 +171,24 @@ def _renamed(graph: Graph, name: str) -> Graph:
 )
 def test_a_study_that_cannot_be(options: list[str], says: str, tinynas: Tinynas, data: Path) -> None:
     Path("bad.npz").write_bytes(b"PK\x03\x04 and no more")
+    Path("bad.toml").write_text("a = = b")
     message = failed(tinynas, "search", *little(data, "study"), *options)
     assert re.search(says, message), message
     # The limits of a study are kept in its folder: one that cannot be leaves none that would refuse better limits.
+    assert not Path("study").exists()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_budget_that_nothing_fits(
+    strategy: str, tinynas: Tinynas, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The closest architecture and what is in its way, before anything is trained."""
+    monkeypatch.setattr(stages, "train_supernet", lambda *_: pytest.fail("nothing fits, and something was trained"))
+    options = [*little(data, "study"), "--strategy", strategy, "--max-flash", "9000", "--max-latency-ms", "50"]
+    message = failed(tinynas, "search", *options)
+    assert re.search(r"no architecture .*the closest, mobilenet_small-r12-w0\.25-\S+,", message), message
+    assert re.search(r"flash [\d,]+ B exceeds the limit of 9,000 B by .*raise max_flash_bytes", message), message
+    assert "latency" not in message
     assert not Path("study").exists()
 
 
@@ -179,6 +201,16 @@ def test_boards_that_cannot_be(tinynas: Tinynas, model: Path, data: Path) -> Non
     assert "has no emulated board" in failed(tinynas, "emulate", model, "--device", "nrf52840")
     assert "no board 'bench-9'" in failed(tinynas, "run", *little(data, "study"), "--board", "bench-9")
     assert not Path("study").exists()
+
+
+def test_power_traces_that_cannot_be_used(tinynas: Tinynas) -> None:
+    assert "trace.csv cannot be read" in failed(tinynas, "calibrate", "--power-trace", "trace.csv")
+    Path("trace.csv").write_text("time (s),current (mA)\n" + "\n".join(f"{i},1" for i in range(20)))
+    assert "--supply-v" in failed(tinynas, "calibrate", "--power-trace", "trace.csv")
+    options = ["--power-trace", "trace.csv", "--supply-v", "3.3"]
+    assert "--latency-ms" in failed(tinynas, "calibrate", *options)
+    assert "record longer" in failed(tinynas, "calibrate", *options, "--latency-ms", "20000")
+    assert "stm32f999" in failed(tinynas, "calibrate", *options, "--device", "stm32f999")
 
 
 def test_a_damaged_list_of_boards(tinynas: Tinynas, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
