@@ -8,6 +8,7 @@ accuracy is that of the standalone network with its weights, batch normalization
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import time
@@ -96,6 +97,8 @@ class Supernet:
         self._evaluation = self._evaluation[: self.settings.evaluation_images]
         self._known: dict[int, dict[Architecture, float]] = {}
         """Accuracies by number of images."""
+        self.trained = False
+        """Whether `train` has come to its end."""
         self._workers = single_core_workers()
         self._prepared: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -170,6 +173,7 @@ class Supernet:
                         break
         if step > first_step:
             keep()
+        self.trained = True
         return SupernetResult(step, step / batches.per_epoch, elapsed(), math.fsum(losses) / len(losses))
 
     def _accumulate_gradients(self, images: Tensor, labels: Tensor, step: int) -> float:
@@ -205,6 +209,12 @@ class Supernet:
                 if part is not None:
                     parameter.grad = part if parameter.grad is None else parameter.grad.add_(part)
         return math.fsum(loss for loss, _, _ in results[: settings.random_per_step]) / settings.random_per_step
+
+    def copy(self) -> Supernet:
+        """The same data and settings with weights of its own, which start as these are."""
+        other = copy.copy(self)
+        other.weights, other._known = copy.deepcopy(self.weights), {}
+        return other
 
     def extract(self, architecture: Architecture) -> Network:
         """The standalone network of ``architecture``, ready to use: shared weights, own statistics."""
