@@ -141,8 +141,10 @@ def concrete_function(path: Path) -> Any:
 
     def network(image: Any) -> Any:
         values: dict[str, Operand] = {**constants, entry.name: Activation(image)}
-        for proto in graph.node:
-            values[proto.output[0]] = _convert(proto, values)
+        for number, proto in enumerate(graph.node):
+            # The converter orders layers by name; these keep them in this order, whatever their number.
+            with tf.name_scope(f"layer{number:05d}"):
+                values[proto.output[0]] = _convert(proto, values)
         result = values[exit_.name]
         if not isinstance(result, Activation):
             raise ModelFormatError(f"the output of '{path}' does not depend on its input; there is nothing to convert")

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from tinynas.errors import SearchError
+from tinynas.modules.cell import ResidualBlock
 from tinynas.modules.conv import ConvUnit, plane
 from tinynas.modules.inverted import InvertedBottleneck
 from tinynas.network import Network
@@ -90,7 +90,7 @@ def resnet8(width: float, input_shape: InputShape, classes: int) -> Network:
     blocks: list[nn.Module] = []
     for base, stride in ((16, 1), (32, 2), (64, 2)):
         outputs = _scaled(base, width)
-        blocks.append(_ResidualBlock(channels, outputs, square(3), square(stride)))
+        blocks.append(ResidualBlock(channels, outputs, square(3), square(stride)))
         channels = outputs
     return Network(stem, blocks, channels, classes)
 
@@ -107,23 +107,6 @@ def ds_cnn(width: float, input_shape: InputShape, classes: int) -> Network:
         blocks.append(ConvUnit(channels, channels, square(3), groups=channels))
         blocks.append(ConvUnit(channels, channels))
     return Network(ConvUnit(input_shape[2], channels, square(3), square(2)), blocks, channels, classes)
-
-
-class _ResidualBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut, a 1×1 convolution where the shape changes."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], stride: tuple[int, int]) -> None:
-        super().__init__()
-        self.first = ConvUnit(inputs, outputs, kernel, stride)
-        self.second = ConvUnit(outputs, outputs, kernel, activation=False)
-        keeps_shape = stride == (1, 1) and inputs == outputs
-        self.shortcut: nn.Module = (
-            nn.Identity() if keeps_shape else ConvUnit(inputs, outputs, stride=stride, activation=False)
-        )
-        self.activation = nn.ReLU6()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return cast(Tensor, self.activation(self.second(self.first(inputs)) + self.shortcut(inputs)))
 
 
 BASELINES = (

@@ -32,20 +32,30 @@ class GraphBuilder:
         stride: int,
         name: str,
         activation: Activation = Activation.RELU6,
+        groups: int = 1,
     ) -> int:
-        """CONV_2D with SAME padding and a bias."""
+        """CONV_2D with SAME padding and a bias; DEPTHWISE_CONV_2D, as the converter has it, with a group a channel."""
+        inputs = self.channels(value)
+        if groups == inputs == channels != 1:
+            return self.depthwise(value, kernel, stride, name, activation)
         shape, window = self._window(value, kernel, stride)
-        weights = self._constant(f"{name}/weights", (channels, *window.kernel, self.channels(value)))
-        return self._layer(OpKind.CONV_2D, (value, weights), (*shape, channels), name, activation, window)
+        weights = self._constant(f"{name}/weights", (channels, *window.kernel, inputs // groups))
+        return self._layer(OpKind.CONV_2D, (value, weights), (*shape, channels), name, activation, window, groups)
 
-    def depthwise(self, value: int, kernel: int, stride: int, name: str) -> int:
-        """DEPTHWISE_CONV_2D with SAME padding, a bias and RELU6."""
+    def depthwise(
+        self, value: int, kernel: int, stride: int, name: str, activation: Activation = Activation.RELU6
+    ) -> int:
+        """DEPTHWISE_CONV_2D with SAME padding and a bias."""
         shape, window = self._window(value, kernel, stride)
         channels = self.channels(value)
         weights = self._constant(f"{name}/weights", (1, *window.kernel, channels))
-        return self._layer(
-            OpKind.DEPTHWISE_CONV_2D, (value, weights), (*shape, channels), name, Activation.RELU6, window
-        )
+        return self._layer(OpKind.DEPTHWISE_CONV_2D, (value, weights), (*shape, channels), name, activation, window)
+
+    def average_pool(self, value: int, kernel: int, stride: int, name: str) -> int:
+        """AVERAGE_POOL_2D with SAME padding, which does not count."""
+        shape, window = self._window(value, kernel, stride)
+        pooled = (*shape, self.channels(value))
+        return self._append(OpKind.AVERAGE_POOL_2D, (value,), pooled, name, Activation.NONE, window)
 
     def add(self, first: int, second: int, name: str, activation: Activation = Activation.NONE) -> int:
         return self._append(OpKind.ADD, (first, second), self._tensors[first].shape, name, activation, None)
@@ -86,9 +96,10 @@ class GraphBuilder:
         name: str,
         activation: Activation,
         window: Window | None,
+        groups: int = 1,
     ) -> int:
         bias = self._constant(f"{name}/bias", (shape[-1],), DType.INT32)
-        return self._append(kind, (*inputs, bias), shape, name, activation, window)
+        return self._append(kind, (*inputs, bias), shape, name, activation, window, groups)
 
     def _append(
         self,
@@ -98,7 +109,8 @@ class GraphBuilder:
         name: str,
         activation: Activation,
         window: Window | None,
+        groups: int = 1,
     ) -> int:
         index = self._tensor(name, shape)
-        self._operators.append(Operator(kind, name, inputs, (index,), activation, window))
+        self._operators.append(Operator(kind, name, inputs, (index,), activation, window, groups))
         return index

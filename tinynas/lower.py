@@ -8,6 +8,7 @@ from __future__ import annotations
 from export.graph import Graph
 from tinynas.architecture import Architecture, Unit
 from tinynas.blocks import KINDS
+from tinynas.blocks.cell import lower_reduction
 from tinynas.graph_builder import GraphBuilder
 from tinynas.space import InputShape, SearchSpace, input_shape_at
 
@@ -33,4 +34,6 @@ def lower_unit(builder: GraphBuilder, value: int, unit: Unit) -> int:
         return builder.conv(value, unit.channels, unit.kernel, unit.stride, unit.name)
     if unit.kind == "head":
         return builder.linear(builder.mean(value, "pool"), unit.channels, "classifier")
+    if unit.kind == "reduction":
+        return lower_reduction(builder, value, unit)
     return KINDS[unit.kind].lower(builder, value, unit)

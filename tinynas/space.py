@@ -8,7 +8,7 @@ import random
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Self
@@ -92,8 +92,11 @@ class SearchSpace(BaseModel):
             if set(choices) != set(names) or not all(choices.values()):
                 raise ValueError(f"stage {index} needs values for {', '.join(names)}, and for nothing else")
             for name, values in choices.items():
-                if min(values) < 0 or len(set(values)) < len(values):
-                    raise ValueError(f"the values of {name} of stage {index} are not distinct whole numbers: {values}")
+                allowed = next(choice.values for choice in self.kind.choices if choice.name == name)
+                if len(set(values)) < len(values) or not all(value in allowed for value in values):
+                    raise ValueError(f"{name} of stage {index} needs distinct values of {list(allowed)}, not {values}")
+            if self.kind.is_cell and stage.choices:
+                raise ValueError(f"stage {index} has choices of its own, but all cells of a network are the same")
         return self
 
     @property
@@ -111,7 +114,7 @@ class SearchSpace(BaseModel):
     @cached_property
     def _blocks(self) -> tuple[tuple[Block, ...], ...]:
         """Every block that each stage may have, in the order of the choices."""
-        return tuple(tuple(self._block(values) for values in itertools.product(*each)) for each in self.block_choices)
+        return tuple(_valid_blocks(self.block, choices) for choices in self.block_choices)
 
     @cached_property
     def _blocks_allowed(self) -> tuple[frozenset[Block], ...]:
@@ -143,7 +146,10 @@ class SearchSpace(BaseModel):
         return rounded + multiple if rounded < 0.9 * base * width else rounded
 
     def units(self, architecture: Architecture, input_shape: InputShape, classes: int) -> tuple[Unit, ...]:
-        """The chain that ``architecture`` is: stem, blocks and head. It is taken to be in the space."""
+        """The chain that ``architecture`` is: stem, blocks and head. It is taken to be in the space.
+
+        Where the blocks are cells, a stage that changes the shape begins with a reduction.
+        """
         stem = self.stem
         first = Unit("stem", "stem", self.channels(stem.channels, architecture.width), stem.stride, None, stem.kernel)
         blocks = itertools.chain.from_iterable(self.stage_units(architecture))
@@ -152,29 +158,33 @@ class SearchSpace(BaseModel):
     def stage_units(self, architecture: Architecture) -> tuple[tuple[Unit, ...], ...]:
         """The units of each stage of ``architecture``, which is taken to be in the space."""
         stages = []
+        before = self.channels(self.stem.channels, architecture.width)
         for index, (stage, blocks) in enumerate(zip(self.stages, architecture.stages, strict=True)):
-            channels, name = self.channels(stage.channels, architecture.width), f"stage{index}"
-            stages.append(
-                tuple(
-                    Unit(f"{name}.block{number}", self.block, channels, 1 if number else stage.stride, block)
-                    for number, block in enumerate(blocks)
-                )
-            )
+            channels, name, stride = self.channels(stage.channels, architecture.width), f"stage{index}", stage.stride
+            units = []
+            if self.kind.is_cell and (stride, channels) != (1, before):
+                units, stride = [Unit(f"{name}.reduction", "reduction", channels, stride)], 1
+            for number, block in enumerate(blocks):
+                units.append(Unit(f"{name}.block{number}", self.block, channels, 1 if number else stride, block))
+            stages.append(tuple(units))
+            before = channels
         return tuple(stages)
 
     def genes(self, input_shape: InputShape) -> tuple[Gene, ...]:
         """Every choice in a fixed order: resolution, width, and each stage's depth and blocks up to its largest depth.
 
-        Those with a single value are among them.
+        Where the blocks are cells, all of a network are the same, and their genes ``cell.<choice>`` come before the
+        depths. Genes with a single value are among them.
         """
         if input_shape not in self._cached_genes:
             genes = [Gene("resolution", self.resolutions(input_shape)), Gene("width", self.widths)]
+            if self.kind.is_cell:
+                genes += self._block_genes("cell", self.block_choices[0])
             for index, (stage, choices) in enumerate(zip(self.stages, self.block_choices, strict=True)):
                 genes.append(Gene(f"stage{index}.depth", stage.depths))
-                for number in range(max(stage.depths)):
-                    name = f"stage{index}.block{number}"
-                    pairs = zip(self.kind.choices, choices, strict=True)
-                    genes += [Gene(f"{name}.{choice.name}", values) for choice, values in pairs]
+                if not self.kind.is_cell:
+                    for number in range(max(stage.depths)):
+                        genes += self._block_genes(f"stage{index}.block{number}", choices)
             self._cached_genes[input_shape] = tuple(genes)
         return self._cached_genes[input_shape]
 
@@ -188,18 +198,23 @@ class SearchSpace(BaseModel):
             self.resolutions(input_shape).index(architecture.resolution),
             self.widths.index(architecture.width),
         ]
+        if self.kind.is_cell:
+            genotype += _indices(architecture.stages[0][0], self.block_choices[0])
         for blocks, stage, choices in zip(architecture.stages, self.stages, self.block_choices, strict=True):
             genotype.append(stage.depths.index(len(blocks)))
+            if self.kind.is_cell:
+                continue
             for block in blocks:
-                genotype += [values.index(value) for (_, value), values in zip(block.choices, choices, strict=True)]
+                genotype += _indices(block, choices)
             genotype += [None] * (len(choices) * (max(stage.depths) - len(blocks)))
         return tuple(genotype)
 
     def decode(self, genotype: Sequence[int | None], input_shape: InputShape) -> Architecture:
         """The architecture whose genes have the values at these indices.
 
-        What is said of blocks beyond their stage's depth is ignored. Raises SearchError when a gene that counts has no
-        value, or the genotype has another length than the genes.
+        What is said of blocks beyond their stage's depth is ignored, and a cell without a way from its input to its
+        output is given one. Raises SearchError when a gene that counts has no value, or the genotype has another length
+        than the genes.
         """
         genes = self.genes(input_shape)
         if len(genotype) != len(genes):
@@ -212,38 +227,57 @@ class SearchSpace(BaseModel):
                 raise SearchError(f"the gene {gene.name} of the space '{self.name}' has no value; give it one")
             return gene.values[index]
 
+        def block() -> Block:
+            return self.kind.repaired(self._block([int(value()) for _ in self.kind.choices]))
+
         resolution, width, stages = int(value()), value(), []
-        for stage, choices in zip(self.stages, self.block_choices, strict=True):
-            depth, each = int(value()), len(choices)
-            stages.append(tuple(self._block([int(value()) for _ in range(each)]) for _ in range(depth)))
-            for _ in range(each * (max(stage.depths) - depth)):
+        cell = block() if self.kind.is_cell else None
+        for stage in self.stages:
+            depth = int(value())
+            if cell is not None:
+                stages.append((cell,) * depth)
+                continue
+            stages.append(tuple(block() for _ in range(depth)))
+            for _ in range(len(self.kind.choices) * (max(stage.depths) - depth)):
                 next(left)
         return Architecture(self.name, resolution, width, tuple(stages))
 
     def sample(self, rng: random.Random, input_shape: InputShape) -> Architecture:
-        """One architecture, every choice uniform and independent."""
-        stages = tuple(
-            tuple(self._block([rng.choice(values) for values in choices]) for _ in range(rng.choice(stage.depths)))
-            for stage, choices in zip(self.stages, self.block_choices, strict=True)
-        )
+        """One architecture, every choice uniform and independent; of cells, among those that compute anything."""
+        if self.kind.is_cell:
+            cell = rng.choice(self._blocks[0])
+            stages = tuple((cell,) * rng.choice(stage.depths) for stage in self.stages)
+        else:
+            stages = tuple(
+                tuple(self._block([rng.choice(values) for values in choices]) for _ in range(rng.choice(stage.depths)))
+                for stage, choices in zip(self.stages, self.block_choices, strict=True)
+            )
         return Architecture(self.name, rng.choice(self.resolutions(input_shape)), rng.choice(self.widths), stages)
 
     def extreme(self, input_shape: InputShape, *, largest: bool) -> Architecture:
-        """The architecture with every choice at its largest (or smallest) value."""
-        pick = max if largest else min
+        """The architecture with every choice at the value that makes the largest (or smallest) network."""
+        pick, pick_other = (max, min) if largest else (min, max)
+        picks = [pick_other if choice.is_larger_cheaper else pick for choice in self.kind.choices]
         stages = tuple(
-            (self._block([pick(values) for values in choices]),) * pick(stage.depths)
+            (self.kind.repaired(self._block([best(each) for best, each in zip(picks, choices, strict=True)])),)
+            * pick(stage.depths)
             for stage, choices in zip(self.stages, self.block_choices, strict=True)
         )
         return Architecture(self.name, pick(self.resolutions(input_shape)), pick(self.widths), stages)
 
     def every(self, input_shape: InputShape) -> Iterator[Architecture]:
         """All architectures of the space, the last gene changing fastest."""
+        outer = itertools.product(self.resolutions(input_shape), self.widths)
+        if self.kind.is_cell:
+            for (resolution, width), cell in itertools.product(outer, self._blocks[0]):
+                for depths in itertools.product(*(stage.depths for stage in self.stages)):
+                    yield Architecture(self.name, resolution, width, tuple((cell,) * depth for depth in depths))
+            return
         stages = [
             [blocks for depth in stage.depths for blocks in itertools.product(allowed, repeat=depth)]
             for stage, allowed in zip(self.stages, self._blocks, strict=True)
         ]
-        for resolution, width in itertools.product(self.resolutions(input_shape), self.widths):
+        for resolution, width in outer:
             for chosen in itertools.product(*stages):
                 yield Architecture(self.name, resolution, width, chosen)
 
@@ -285,25 +319,44 @@ class SearchSpace(BaseModel):
             for block in blocks:
                 if block in self._blocks_allowed[index]:
                     continue
-                letters, expected = (
-                    [letter for letter, _ in block.choices],
-                    [choice.letter for choice in self.kind.choices],
-                )
+                letters = [letter for letter, _ in block.choices]
+                expected = [choice.letter for choice in self.kind.choices]
                 require(letters == expected, f"block {block} of stage {index}", f"the letters {', '.join(expected)}")
                 for choice, values in zip(self.kind.choices, self.block_choices[index], strict=True):
                     value = block[choice.letter]
                     require(value in values, f"{choice.name} {value} of stage {index}", values)
+                require(False, f"block {block}, whose output does not depend on its input,", "others")
+        if self.kind.is_cell:
+            cells = sorted({block for blocks in architecture.stages for block in blocks})
+            require(len(cells) == 1, f"a network of several cells, {', '.join(map(str, cells))},", "one cell for all")
 
     def size(self, input_shape: InputShape) -> int:
         """How many architectures the space holds."""
+        outer = len(self.resolutions(input_shape)) * len(self.widths)
+        if self.kind.is_cell:
+            return outer * len(self._blocks[0]) * math.prod(len(stage.depths) for stage in self.stages)
         per_stage = (
             sum(len(allowed) ** depth for depth in stage.depths)
             for stage, allowed in zip(self.stages, self._blocks, strict=True)
         )
-        return int(len(self.resolutions(input_shape)) * len(self.widths) * math.prod(per_stage))
+        return int(outer * math.prod(per_stage))
+
+    def _block_genes(self, name: str, choices: tuple[tuple[int, ...], ...]) -> list[Gene]:
+        return [Gene(f"{name}.{choice.name}", each) for choice, each in zip(self.kind.choices, choices, strict=True)]
 
     def _block(self, values: Sequence[int]) -> Block:
         return Block(tuple((choice.letter, value) for choice, value in zip(self.kind.choices, values, strict=True)))
+
+
+@cache
+def _valid_blocks(kind: str, choices: tuple[tuple[int, ...], ...]) -> tuple[Block, ...]:
+    letters = [choice.letter for choice in KINDS[kind].choices]
+    blocks = (Block(tuple(zip(letters, values, strict=True))) for values in itertools.product(*choices))
+    return tuple(filter(KINDS[kind].is_valid, blocks))
+
+
+def _indices(block: Block, choices: tuple[tuple[int, ...], ...]) -> list[int]:
+    return [values.index(value) for (_, value), values in zip(block.choices, choices, strict=True)]
 
 
 def space_names() -> tuple[str, ...]:
@@ -340,8 +393,9 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
 
 
 def default_space(input_shape: InputShape) -> SearchSpace:
-    """The space whose inputs are the size of these: small images and sensor windows have one of their own."""
+    """The space made for inputs like these: sensor windows, small images, or images."""
+    if input_shape[1] == 1:
+        return load_space("sensor")
     small = load_space("mobilenet_small")
     assert small.largest_input_side is not None
-    is_window = input_shape[1] == 1
-    return small if is_window or max(input_shape) <= small.largest_input_side else load_space("mobilenet")
+    return small if max(input_shape) <= small.largest_input_side else load_space("mobilenet")

@@ -11,6 +11,7 @@ import pytest
 from devices.profile import load_profile
 from export.flash import flash_bytes
 from export.graph import Graph, Operator, OpKind, macs
+from export.optimize import optimize
 from export.planner import plan
 from export.reader import read_tflite
 from export.supported import check_supported
@@ -44,7 +45,23 @@ CASES: dict[str, tuple[str, InputShape, int]] = {
     # Its feature maps end one column wide, where kernels stay square all the same.
     "narrow": ("tiny-r12-w0.5-k5e1_k5e2-k5e3_k5e4-k7e2-k3e2_k7e3", (16, 4, 1), 5),
     "window": ("tiny-r72-w0.5-k3e1-k5e3-k3e2_k7e2-k5e2", (100, 1, 6), 7),
+    # Groups of a channel each, which make a depthwise convolution; shortcuts with and without a convolution.
+    "resnet": ("resnet-r16-w0.25-k3b2g4_k3b2g2-k5b1g4-k3b4g2_k5b2g1", (32, 24, 3), 10),
+    "wide resnet": ("resnet-r12-w0.5-k5b1g2-k3b4g4_k3b1g2-k5b2g4", (12, 12, 1), 10),
+    "sensor": ("sensor-r76-w0.5-k9s1_k3s0-k5s0_k3s1-k9s1", (100, 1, 6), 6),
+    "short sensor": ("sensor-r12-w1-k3s0-k9s1_k5s1-k3s0_k9s0", (24, 1, 3), 2),
+    "cell": (f"nasbench201-r12-w0.5-{'-'.join(['a4b2c1d1e3f2'] * 3)}", (24, 24, 3), 10),
+    # A pool and a sum that occur twice, which the converter computes once, and no convolution at all.
+    "cell without weights": (f"nasbench201-r12-w0.25-{'-'.join(['a2b1c1d2e1f2'] * 3)}", (12, 8, 1), 4),
+    "cell with dead edges": (f"nasbench201-r16-w0.25-{'-'.join(['a3b4c0d4e2f0_a3b4c0d4e2f0'] * 3)}", (16, 16, 1), 4),
+    # An image of odd sizes, and a window.
+    "odd cell": (f"nasbench201-r15-w0.25-{'-'.join(['a1b3c4d2e0f4'] * 3)}", (15, 11, 3), 3),
+    "cell of a window": (f"nasbench201-r24-w0.25-{'-'.join(['a4b3c2d1e2f3'] * 3)}", (24, 1, 3), 3),
 }
+
+
+def space_of(architecture: Architecture) -> SearchSpace:
+    return SPACE if architecture.space == SPACE.name else load_space(architecture.space)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -52,7 +69,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """The lowered graph, and that of the exported int8 file."""
     text, input_shape, classes = CASES[request.param]
     architecture = Architecture.parse(text)
-    lowered = lower(architecture, SPACE, input_shape, classes)
+    lowered = lower(architecture, space_of(architecture), input_shape, classes)
     return lowered, exported(architecture, input_shape, classes, tmp_path_factory.mktemp("export"))
 
 
@@ -66,7 +83,7 @@ def exported(architecture: Architecture, input_shape: InputShape, classes: int, 
 
     height, width, channels = input_shape_at(architecture.resolution, input_shape)
     torch.manual_seed(0)
-    network = build_network(architecture, SPACE, input_shape, classes)
+    network = build_network(architecture, space_of(architecture), input_shape, classes)
     inputs = np.random.default_rng(0).normal(size=(16, height, width, channels)).astype(np.float32)
     export_onnx(fold_batch_norm(network), (channels, height, width), folder / "network.onnx")
     convert_int8(folder / "network.onnx", inputs, folder / "network.tflite")
@@ -100,6 +117,8 @@ def test_costs_are_those_of_the_exported_file(pair: tuple[Graph, Graph]) -> None
     lowered, read = pair
     profile = load_profile("stm32f405")
     read = dataclasses.replace(read, tensors=tuple(dataclasses.replace(tensor, data=None) for tensor in read.tensors))
+    lowered, read = optimize(lowered), optimize(read)
+    assert [form(lowered, o) for o in lowered.operators] == [form(read, o) for o in read.operators]
     first, second = plan(lowered, profile.instruction_set), plan(read, profile.instruction_set)
     assert first.arena_bytes == second.arena_bytes
     assert first.lower_bound_bytes == second.lower_bound_bytes

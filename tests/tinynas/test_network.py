@@ -41,7 +41,9 @@ def test_every_architecture_gives_logits_and_its_layers_follow_the_space(input_s
         last = space.channels(space.stages[-1].channels, architecture.width)
         assert network.classifier.in_features == last
         if input_shape == WINDOW:
-            assert network.blocks[0].depthwise.conv.kernel_size == (architecture.stages[0][0]["k"], 1)
+            block, chosen = network.blocks[0], architecture.stages[0][0]
+            first = block.depthwise if chosen["s"] else block.conv
+            assert first.conv.kernel_size == (chosen["k"], 1)
 
 
 def test_macs_of_a_small_network_by_hand():

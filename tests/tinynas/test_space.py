@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import random
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from export.graph import total_macs
 from tests.tinynas.synthetic import SHAPE, tiny_space
 from tinynas.architecture import EXAMPLE, Architecture, Block
+from tinynas.blocks.cell import from_nasbench, live_edges, steps, to_nasbench
 from tinynas.errors import SearchError
-from tinynas.space import InputShape, SearchSpace, load_space, space_names
+from tinynas.lower import lower
+from tinynas.space import InputShape, SearchSpace, default_space, load_space, space_names
 
 every_space = pytest.mark.parametrize("name", space_names())
 SHAPES: dict[str, InputShape] = {"mobilenet": (224, 224, 3)}
@@ -180,7 +184,7 @@ def test_a_space_of_ones_own_is_a_file(tmp_path: Path) -> None:
         ('"inverted"', '"inverse"', "there is no block 'inverse'; choose from inverted"),
         ("kernel = [3], ", "", "stage 0 needs values for kernel, expansion"),
         ("kernel = [3]", "kernel = []", "stage 0 needs values"),
-        ("expansion = [2, 3]", "expansion = [2, 2]", "not distinct"),
+        ("expansion = [2, 3]", "expansion = [2, 2]", "needs distinct values"),
         ("stride = 2 }", "stride = 0 }", r"stem\.stride"),
         ("widths = [1.0]", "widths = 1.0 x", "is not TOML"),
     ],
@@ -197,3 +201,94 @@ def test_a_space_that_is_not_there_is_an_error_with_the_known(tmp_path: Path) ->
         load_space("mobile")
     with pytest.raises(SearchError, match="cannot read the search space"):
         load_space(tmp_path / "absent.toml")
+
+
+CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|"
+
+
+def test_cells_convert_from_and_to_nas_bench_201() -> None:
+    block = from_nasbench(CELL)
+    assert str(block) == "a4b0c1d2e0f3"
+    assert to_nasbench(block) == CELL
+    for wrong in ("", CELL[1:], CELL.replace("none~1", "none~2"), CELL.replace("1x1", "5x5"), CELL + "|"):
+        with pytest.raises(SearchError, match="not a cell"):
+            from_nasbench(wrong)
+
+
+def test_every_cell_of_nas_bench_201_is_read(references: Path) -> None:
+    with (references / "data" / "nasbench201_phone_latency.csv").open(encoding="utf-8") as rows:
+        texts = [row["arch"] for row in csv.DictReader(rows)]
+    blocks = {from_nasbench(text) for text in texts}
+    assert len(blocks) == len(texts) == 15_625
+    assert {to_nasbench(block) for block in blocks} == set(texts)
+    space = load_space("nasbench201").restricted(SHAPE, resolution=28, width=1.0)
+    valid = {architecture.stages[0][0] for architecture in space.every(SHAPE)}
+    assert valid == {block for block in blocks if has_path(block)}
+    assert space.size(SHAPE) == len(valid) * 27
+
+
+def has_path(block: Block) -> bool:
+    """Whether some chain of edges leads from node 0 to node 3: of the four there are, by hand."""
+    return any(all(block[letter] for letter in chain) for chain in ("d", "ae", "bf", "acf"))
+
+
+def test_cells_that_compute_nothing_are_refused_and_repaired() -> None:
+    space = load_space("nasbench201")
+    text = "nasbench201-r28-w1-" + "-".join(["a4b0c4d0e0f0"] * 3)
+    with pytest.raises(SearchError, match=r"a4b0c4d0e0f0, whose output does not depend on its input"):
+        space.check(Architecture.parse(text), SHAPE)
+    with pytest.raises(SearchError, match="a network of several cells"):
+        space.check(Architecture.parse("nasbench201-r28-w1-a4b0c4d1e0f0-a4b0c4d2e0f0-a4b0c4d1e0f0"), SHAPE)
+    genes = [gene.name for gene in space.genes(SHAPE)]
+    assert genes == [
+        "resolution",
+        "width",
+        *(f"cell.edge{edge}" for edge in ("01", "02", "12", "03", "13", "23")),
+        *(f"stage{index}.depth" for index in range(3)),
+    ]
+    repaired = space.decode([0, 0, 4, 0, 4, 0, 0, 0, 0, 0, 0], SHAPE)
+    assert str(repaired.stages[0][0]) == "a4b0c4d1e0f0"
+    space.check(repaired, SHAPE)
+    assert space.decode(space.encode(repaired, SHAPE), SHAPE) == repaired
+
+
+def test_dead_edges_of_a_cell_are_not_computed() -> None:
+    # Node 1 has no input; node 2 has one, and no output.
+    assert live_edges(Block.parse("a0b4c4d3e4f0")) == (("d", 0, 3),)
+    assert [step.letter for step in steps(Block.parse("a0b4c4d3e4f0"))] == ["d"]
+    assert steps(Block.parse("a1b0c0d0e1f0")) == ()  # the input itself
+    # The pool of the input is needed thrice and computed once.
+    assert [(step.letter, step.operands) for step in steps(Block.parse("a2b2c0d2e1f1"))] == [
+        ("a", (0,)),
+        ("e", (1, 1)),
+        ("f", (2, 1)),
+    ]
+
+
+@pytest.mark.parametrize("shape", [(100, 1, 6), (16, 1, 1)])
+def test_windows_have_a_space_of_their_own(shape: InputShape) -> None:
+    space = default_space(shape)
+    assert space.name == "sensor"
+    parameters = [
+        sum(tensor.elements for tensor in lower(architecture, space, shape, 6).tensors if tensor.is_constant)
+        for architecture in (space.extreme(shape, largest=largest) for largest in (False, True))
+    ]
+    assert parameters[0] <= 815
+    assert parameters[1] >= 50_000
+
+
+def test_mobilenet_has_the_108_sub_spaces_of_tinynas() -> None:
+    space, shape = of("mobilenet")
+    assert space.resolutions(shape) == tuple(range(48, 225, 16))
+    assert len(space.resolutions(shape)) * len(space.widths) == 108
+
+
+@every_space
+def test_the_extremes_are_the_smallest_and_the_largest(name: str) -> None:
+    space, shape = of(name)
+    smallest, largest = (
+        total_macs(lower(space.extreme(shape, largest=largest), space, shape, 10)) for largest in (False, True)
+    )
+    rng = random.Random(0)
+    for _ in range(50):
+        assert smallest <= total_macs(lower(space.sample(rng, shape), space, shape, 10)) <= largest

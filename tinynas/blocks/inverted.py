@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from export.graph import Activation
 from tinynas.architecture import Unit
-from tinynas.blocks.kind import BlockKind, Choice
+from tinynas.blocks.kind import KERNELS, BlockKind, Choice
 from tinynas.graph_builder import GraphBuilder
 
 
@@ -23,15 +23,15 @@ def lower(builder: GraphBuilder, value: int, unit: Unit) -> int:
 INVERTED = BlockKind(
     name="inverted",
     title="inverted bottleneck",
-    source="MobileNetV2 (Sandler et al., CVPR 2018), searched by ProxylessNAS, Once-for-all and MCUNet",
+    source="MobileNetV2 (Sandler et al., CVPR 2018); searched by ProxylessNAS, Once-for-all and MCUNet",
     choices=(
-        Choice("kernel", "k", "side of the depthwise convolution"),
-        Choice("expansion", "e", "channels between expansion and projection, as a multiple of the block's input"),
+        Choice("kernel", "k", "side of the depthwise convolution", KERNELS),
+        Choice("expansion", "e", "channels of the depthwise convolution, as a multiple of the input's", range(1, 17)),
     ),
     diagram="""\
-input, c channels ─┬─ 1×1 convolution, c·e, ReLU6        (left out where e = 1)
-                   │  k×k depthwise convolution, ReLU6   (with the stage's stride in its first block)
-                   │  1×1 convolution
-                   └─ + ─ output                         (added where stride is 1 and the channels agree)""",
+input ─┬─ 1×1 convolution to e times the channels, ReLU6   left out where e is 1
+       │  k×k depthwise convolution, ReLU6                 carries the stride
+       │  1×1 convolution to the stage's channels
+       └─ + ─ output                                       added where the stride is 1 and the channels agree""",
     lower=lower,
 )

@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from tinynas.architecture import Unit
-from tinynas.modules import inverted
+from tinynas.modules import cell, conv1d, inverted, residual
 from tinynas.modules.conv import PlaneShape
 
 
@@ -37,5 +37,9 @@ class ModuleKind:
 
 MODULES: dict[str, ModuleKind] = {
     "inverted": ModuleKind(inverted.build, inverted.ElasticInverted),
+    "residual": ModuleKind(residual.Bottleneck, residual.ElasticBottleneck),
+    "conv1d": ModuleKind(conv1d.Conv1d, conv1d.ElasticConv1d),
+    "cell": ModuleKind(cell.Cell, cell.ElasticCell),
+    "reduction": ModuleKind(cell.build_reduction, cell.ElasticReduction),
 }
 """By kind of unit."""

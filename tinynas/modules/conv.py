@@ -82,10 +82,23 @@ class ElasticConv(nn.Module):
         self.shift = nn.Parameter(torch.zeros(outputs))
         self.activation = activation
 
-    def part(self, inputs: int, outputs: int, kernel: tuple[int, int]) -> Tensor:
-        """The first channels of each side, and the centre of the kernel."""
+    def part(self, inputs: int, outputs: int, kernel: tuple[int, int], groups: int = 1) -> Tensor:
+        """The first channels of each side and the centre of the kernel; of several groups, ``inputs`` is one's.
+
+        Groups of a dense convolution's weights are the squares along their diagonal. A depthwise convolution's weights
+        have one input, whatever the groups.
+        """
         top, left = ((full - side) // 2 for full, side in zip(self.weight.shape[2:], kernel, strict=True))
-        return self.weight[:outputs, :inputs, top : top + kernel[0], left : left + kernel[1]]
+        centre = self.weight[:outputs, :, top : top + kernel[0], left : left + kernel[1]]
+        if groups == 1 or self.weight.shape[1] == 1:
+            return centre[:, :inputs]
+        each = outputs // groups
+        return torch.cat(
+            [
+                centre[each * group : each * (group + 1), inputs * group : inputs * (group + 1)]
+                for group in range(groups)
+            ]
+        )
 
     def apply_part(
         self,
@@ -96,7 +109,7 @@ class ElasticConv(nn.Module):
         groups: int = 1,
     ) -> Tensor:
         """What the part's `ConvUnit` computes in training mode: normalized by the batch's own statistics."""
-        weight = self.part(values.shape[1] // groups, outputs, kernel)
+        weight = self.part(values.shape[1] // groups, outputs, kernel, groups)
         convolved = same_conv2d(values, weight, None, stride, groups)
         normalized = functional.batch_norm(
             convolved, None, None, self.scale[:outputs], self.shift[:outputs], training=True
@@ -106,7 +119,7 @@ class ElasticConv(nn.Module):
     def copy_part_to(self, unit: ConvUnit) -> None:
         """Give ``unit`` its part of the weights."""
         outputs, inputs, height, width = unit.conv.weight.shape
-        unit.conv.weight.copy_(self.part(inputs, outputs, (height, width)))
+        unit.conv.weight.copy_(self.part(inputs, outputs, (height, width), unit.conv.groups))
         norm = cast(nn.BatchNorm2d, unit.norm)
         norm.weight.copy_(self.scale[:outputs])
         norm.bias.copy_(self.shift[:outputs])
