@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from markupsafe import Markup
 
-from tinynas.report_data import ArenaBuffer, Calibration, MemoryMap, ReportCandidate, ReportData
+from tinynas.narrowing import SubSpace, ranking
+from tinynas.report_data import ArenaBuffer, Calibration, MemoryMap, Narrowing, ReportCandidate, ReportData
 
 WIDE_PX = 860
 NARROW_PX = 380
@@ -71,6 +73,21 @@ def memory_charts(memory: MemoryMap) -> tuple[Markup, Markup]:
     return _memory_chart(memory, WIDE_PX, 430), _memory_chart(memory, NARROW_PX, 400)
 
 
+def history_charts(history: Sequence[float]) -> tuple[Markup, Markup]:
+    """The best accuracy so far over the evaluations, wide and narrow. There must be at least one evaluation."""
+    return _history_chart(history, WIDE_PX, 260), _history_chart(history, NARROW_PX, 260)
+
+
+def narrowing_charts(narrowing: Narrowing) -> tuple[Markup, Markup]:
+    """The distributions of multiply-accumulates, wide and narrow. At least one sub-space must have a fitting sample."""
+    return _narrowing_chart(narrowing, WIDE_PX, 430), _narrowing_chart(narrowing, NARROW_PX, 400)
+
+
+def sub_space_name(sub_space: SubSpace) -> str:
+    """A sub-space in a few characters."""
+    return f"{sub_space.resolution} px × {sub_space.width:g}"
+
+
 def fit_chart(calibration: Calibration) -> Markup:
     """Predicted against measured latency, before and after the refit. There must be at least one pair."""
     width, height = 440, 420
@@ -101,13 +118,10 @@ def fit_chart(calibration: Calibration) -> Markup:
 def _front_chart(data: ReportData, width: int, height: int) -> Markup:
     known = [candidate for candidate in data.candidates if candidate.best_known_accuracy is not None]
     slowest = max(candidate.latency_ms for candidate in known)
-    comparable = [net for net in data.hand_made if net.validation_accuracy is not None]
-    nets = [net for net in comparable if net.latency_ms <= _LIMIT_ROOM * slowest]
-    latencies = [slowest] + [net.latency_ms for net in nets]
     limit_ms = data.limits.latency_ms
-    limit_drawn = limit_ms is not None and limit_ms <= _LIMIT_ROOM * max(latencies)
-    right = max([*latencies, limit_ms] if limit_drawn and limit_ms is not None else latencies)
-    low, high = _accuracy_range(known, [net.validation_accuracy or 0.0 for net in nets])
+    limit_drawn = limit_ms is not None and limit_ms <= _LIMIT_ROOM * slowest
+    right = max(slowest, limit_ms) if limit_drawn and limit_ms is not None else slowest
+    low, high = _accuracy_range(known)
     below = sum(1 for candidate in known if (candidate.best_known_accuracy or 0.0) * 100 < low)
     largest = max(1, *(candidate.sram_bytes for candidate in known))
 
@@ -119,9 +133,6 @@ def _front_chart(data: ReportData, width: int, height: int) -> Markup:
         _text(svg, "limit-label", x.px(limit_ms), y.end_px - 6, f"limit {limit_ms:g} ms", "middle")
     elif limit_ms is not None:
         _text(svg, "limit-label", x.end_px, 15, f"limit {limit_ms:g} ms, right of this chart →", "end")
-    outside = [f"{net.name} at {significant(net.latency_ms)} ms →" for net in comparable if net not in nets]
-    for row, text in enumerate(outside):
-        _text(svg, "hand-label", x.end_px, y.start_px - 8 - 15 * row, text, "end")
     if below:
         _text(svg, "note", x.start_px, y.start_px + 36, f"{below} more below {low:g} %", "start")
 
@@ -131,7 +142,7 @@ def _front_chart(data: ReportData, width: int, height: int) -> Markup:
     _front_lines(svg, data.front, x, y)
     # The small markers come last so that the large ones never hide them.
     for candidate in sorted(known, key=lambda c: -c.sram_bytes):
-        accuracy = candidate.supernet_accuracy
+        accuracy = candidate.search_accuracy
         if accuracy is not None and accuracy * 100 >= low:
             cx, cy, r = place(candidate, accuracy)
             plain_front = candidate.is_front and candidate.trained_accuracy is None
@@ -143,8 +154,8 @@ def _front_chart(data: ReportData, width: int, height: int) -> Markup:
         accuracy = candidate.trained_accuracy
         if accuracy is not None:
             cx, cy, r = place(candidate, accuracy)
-            if candidate.supernet_accuracy is not None:
-                _line(svg, "stem", cx, cy, cx, min(y.start_px, y.px(candidate.supernet_accuracy * 100)))
+            if candidate.search_accuracy is not None:
+                _line(svg, "stem", cx, cy, cx, min(y.start_px, y.px(candidate.search_accuracy * 100)))
             style = "front" if candidate.is_front else "trained"
             _add(svg, "circle", style, cx=cx, cy=cy, r=r, data_tip=_tip(candidate))
     for candidate in marked:
@@ -155,23 +166,14 @@ def _front_chart(data: ReportData, width: int, height: int) -> Markup:
             labels.place(svg, "winner-label", cx - r - 5, cy - r - 5, f"winner {candidate.candidate_id}")
         else:
             labels.place(svg, "front-label", cx - r - 1, cy - r - 3, candidate.candidate_id)
-    for net in nets:
-        cx, cy = x.px(net.latency_ms), y.px((net.validation_accuracy or 0.0) * 100)
-        points = f"{cx:.1f},{cy - 7:.1f} {cx + 7:.1f},{cy:.1f} {cx:.1f},{cy + 7:.1f} {cx - 7:.1f},{cy:.1f}"
-        tip = (
-            f"{net.name}, made by hand\nvalidation {percent(net.validation_accuracy or 0.0)} %, "
-            f"test {percent(net.test_accuracy)} %\n{significant(net.latency_ms)} ms, {kib(net.sram_bytes)} KiB of SRAM"
-        )
-        _add(svg, "polygon", "hand-made", points=points, data_tip=tip)
-        labels.place(svg, "hand-label", cx + 10, cy + 4, net.name, to_the_right=True)
     _size_legend(svg, x.start_px, height - 18, largest)
     return _markup(svg)
 
 
-def _accuracy_range(known: Sequence[ReportCandidate], others: Sequence[float]) -> tuple[float, float]:
+def _accuracy_range(known: Sequence[ReportCandidate]) -> tuple[float, float]:
     """Percentages that the axis spans: the front, what was trained, and all but the worst 5 % of the rest."""
-    shown = sorted(candidate.supernet_accuracy for candidate in known if candidate.supernet_accuracy is not None)
-    must = [c.best_known_accuracy or 0.0 for c in known if c.is_front or c.trained_accuracy is not None] + list(others)
+    shown = sorted(candidate.search_accuracy for candidate in known if candidate.search_accuracy is not None)
+    must = [c.best_known_accuracy or 0.0 for c in known if c.is_front or c.trained_accuracy is not None]
     values = [*shown[len(shown) // 20 :], *must]
     low, high = 100 * min(values), 100 * max(values)
     room = max(0.5, 0.06 * (high - low))
@@ -179,13 +181,13 @@ def _accuracy_range(known: Sequence[ReportCandidate], others: Sequence[float]) -
 
 
 def _front_lines(svg: Element, front: Sequence[ReportCandidate], x: _Axis, y: _Axis) -> None:
-    """Connect the front once per kind of accuracy: supernet and trained accuracies are not comparable."""
+    """Connect the front once per kind of accuracy: accuracies of the search and trained ones are not comparable."""
     trained = [(c.latency_ms, c.trained_accuracy) for c in front if c.trained_accuracy is not None]
     if trained:
         _polyline(svg, "front-line", trained, x, y)
     if len(trained) < len(front):
-        shared = [(c.latency_ms, c.supernet_accuracy) for c in front if c.supernet_accuracy is not None]
-        _polyline(svg, "supernet-line" if trained else "front-line", shared, x, y)
+        shared = [(c.latency_ms, c.search_accuracy) for c in front if c.search_accuracy is not None]
+        _polyline(svg, "search-line" if trained else "front-line", shared, x, y)
 
 
 def _polyline(svg: Element, style: str, points: Sequence[tuple[float, float]], x: _Axis, y: _Axis) -> None:
@@ -197,7 +199,7 @@ def _tip(candidate: ReportCandidate) -> str:
     accuracies = [
         f"{name} {percent(value)} %"
         for name, value in (
-            ("supernet", candidate.supernet_accuracy),
+            ("search", candidate.search_accuracy),
             ("validation", candidate.validation_accuracy),
             ("test", candidate.test_accuracy),
         )
@@ -235,18 +237,78 @@ class _Labels:
         self._leftmost, self._rightmost = leftmost, rightmost
         self._boxes: list[tuple[float, float, float, float]] = []
 
-    def place(self, svg: Element, style: str, x: float, base: float, text: str, to_the_right: bool = False) -> None:
-        """Write ``text`` so that it ends at ``x``, or starts there, with its base line at ``base``."""
+    def place(self, svg: Element, style: str, x: float, base: float, text: str) -> None:
+        """Write ``text`` so that it ends at ``x``, with its base line at ``base``."""
         length = _CHAR_PX * len(text)
-        left = max(self._leftmost, min(x if to_the_right else x - length, self._rightmost - length))
+        left = max(self._leftmost, min(x - length, self._rightmost - length))
         box = (left, base - 11, left + length, base + 2)
         if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in self._boxes):
             return
         self._boxes.append(box)
-        if to_the_right:
-            _text(svg, style, left, base, text, "start")
-        else:
-            _text(svg, style, left + length, base, text, "end")
+        _text(svg, style, left + length, base, text, "end")
+
+
+def _history_chart(history: Sequence[float], width: int, height: int) -> Markup:
+    count, best = len(history), list(accumulate(history, max))
+    shown = sorted(history)[count // 20 :]
+    low, high = 100 * shown[0], 100 * best[-1]
+    room = max(0.5, 0.08 * (high - low))
+    svg = _svg(width, height, f"Best accuracy after each of {count} evaluations; it ends at {percent(best[-1])} %.")
+    x = _Axis(0, max(count, 2), 46, width - 14)
+    y = _Axis(max(0.0, math.floor(low - room)), min(100.0, high + 2 * room), height - 48, 28)
+    _grid(svg, x, y, 10 if width == WIDE_PX else 5, "Evaluations", "Accuracy, %")
+    for index, accuracy in enumerate(history, start=1):
+        if 100 * accuracy >= y.low:
+            _add(svg, "circle", "candidate", cx=x.px(index), cy=y.px(100 * accuracy), r=2.5)
+    steps, last = [], None
+    for index, accuracy in enumerate(best, start=1):
+        at = y.px(100 * max(accuracy, y.low / 100))
+        if last is not None:
+            steps.append(f"{x.px(index):.1f},{last:.1f}")
+        steps.append(f"{x.px(index):.1f},{at:.1f}")
+        last = at
+    _add(svg, "polyline", "front-line", points=" ".join(steps))
+    return _markup(svg)
+
+
+def _narrowing_chart(narrowing: Narrowing, width: int, height: int) -> Markup:
+    """One line per sub-space: what share of its fitting samples has at most so many multiply-accumulates."""
+    drawn = [sub_space for sub_space in narrowing.sub_spaces if sub_space.fitting.macs]
+    most = max(sub_space.fitting.macs[-1] for sub_space in drawn)
+    svg = _svg(
+        width,
+        height,
+        f"Cumulative distribution of multiply-accumulates of the samples that fit, for {len(drawn)} sub-spaces.",
+    )
+    x, y = _Axis(0, 1.02 * max(most, 1) / 1e6, 46, width - 14), _Axis(0, 100, height - 48, 28)
+    _grid(svg, x, y, 10 if width == WIDE_PX else 5, "Multiply-accumulates, million", "Share of the fitting samples, %")
+    ours = [sub_space for sub_space in ranking(narrowing.sub_spaces) if sub_space.fitting.macs]
+    theirs = ranking(narrowing.sub_spaces, layer_by_layer=True)[0]
+    styles = dict.fromkeys(ours[1:3], "runner-up")
+    if theirs.fitting.macs:
+        styles[theirs] = "layer-by-layer"
+    if narrowing.chosen is not None:
+        styles[narrowing.chosen] = "chosen"
+    # The coloured ones come last so that no grey one hides them.
+    order = ["sub-space", "runner-up", "layer-by-layer", "chosen"]
+    labels = _Labels(x.start_px, x.end_px)
+    for sub_space in sorted(drawn, key=lambda s: order.index(styles.get(s, "sub-space"))):
+        style, macs = styles.get(sub_space, "sub-space"), sub_space.fitting.macs
+        points = [(x.px(value / 1e6), y.px(100 * step / (len(macs) - 1))) for step, value in enumerate(macs)]
+        tip = (
+            f"{sub_space_name(sub_space)}\n{sub_space.fitting.count} of {sub_space.sampled} samples fit"
+            f"\nmean {significant(sub_space.fitting.mean_macs / 1e6)} M multiply-accumulates"
+        )
+        line = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
+        _add(svg, "polyline", f"cdf {style}", points=line, data_tip=tip)
+    for style, share in (("chosen", 0.5), ("layer-by-layer", 0.3), ("runner-up", 0.7)):
+        for sub_space in ours:
+            if styles.get(sub_space) == style:
+                macs = sub_space.fitting.macs
+                step = round(share * (len(macs) - 1))
+                at = x.px(macs[step] / 1e6) - 6, y.px(100 * step / (len(macs) - 1)) + 4
+                labels.place(svg, f"{style}-label", *at, sub_space_name(sub_space))
+    return _markup(svg)
 
 
 def _memory_chart(memory: MemoryMap, width: int, height: int) -> Markup:

@@ -12,10 +12,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from tinynas import charts
 from tinynas.files import write_atomically
-from tinynas.report_data import ReportCandidate, ReportData
+from tinynas.narrowing import SubSpace, ranking
+from tinynas.report_data import Narrowing, ReportCandidate, ReportData
+
+RANKED_SUB_SPACES = 10
+"""How many of each ranking the page lists."""
 
 
 def render_report(data: ReportData) -> str:
@@ -34,6 +39,7 @@ def render_report(data: ReportData) -> str:
         count=_count,
         megamacs=_megamacs,
         limit="{:g}".format,
+        sub_space=charts.sub_space_name,
         link=_link,
     )
     prominent = _prominent(data)
@@ -46,6 +52,9 @@ def render_report(data: ReportData) -> str:
         prominent=prominent,
         others=tuple(candidate for candidate in data.candidates if candidate not in chosen),
         front_charts=charts.front_charts(data) if _plottable(data.candidates) else (),
+        history_charts=charts.history_charts(data.history) if data.history else (),
+        narrowing_charts=_narrowing_charts(data.narrowing),
+        rankings=_rankings(data.narrowing),
         fit_chart=charts.fit_chart(data.calibration) if data.calibration and data.calibration.pairs else None,
         memory=memory,
         memory_charts=charts.memory_charts(memory) if memory else (),
@@ -94,11 +103,27 @@ def _plottable(candidates: Sequence[ReportCandidate]) -> bool:
     return any(candidate.best_known_accuracy is not None for candidate in candidates)
 
 
+def _narrowing_charts(narrowing: Narrowing | None) -> tuple[Markup, ...]:
+    if narrowing is None or not any(sub_space.fitting.count for sub_space in narrowing.sub_spaces):
+        return ()
+    return charts.narrowing_charts(narrowing)
+
+
+def _rankings(narrowing: Narrowing | None) -> tuple[tuple[SubSpace, SubSpace], ...]:
+    """The best of both rankings side by side, ours first, as far as something fits."""
+    if narrowing is None:
+        return ()
+    ours = ranking(narrowing.sub_spaces)[:RANKED_SUB_SPACES]
+    theirs = ranking(narrowing.sub_spaces, layer_by_layer=True)[:RANKED_SUB_SPACES]
+    pairs = zip(ours, theirs, strict=True)
+    return tuple((one, other) for one, other in pairs if one.fitting.count or other.layer_by_layer.count)
+
+
 def _count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def _megamacs(macs: int) -> str:
+def _megamacs(macs: float) -> str:
     return charts.significant(macs / 1e6)
 
 

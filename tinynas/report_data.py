@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tinynas.narrowing import SubSpace
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
@@ -55,8 +57,8 @@ class ReportCandidate:
 
     candidate_id: str
     architecture: str
-    supernet_accuracy: float | None
-    """Validation accuracy with the weights that all candidates share."""
+    search_accuracy: float | None
+    """Validation accuracy as the search found it."""
     predicted_before_ms: float
     """Latency that the cost model gave before it was refitted."""
     energy_mj: float
@@ -86,7 +88,7 @@ class ReportCandidate:
 
     @property
     def best_known_accuracy(self) -> float | None:
-        return self.supernet_accuracy if self.trained_accuracy is None else self.trained_accuracy
+        return self.search_accuracy if self.trained_accuracy is None else self.trained_accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,17 +161,15 @@ class LayerCycles:
 
 
 @dataclass(frozen=True, slots=True)
-class HandMadeNet:
-    """A network that no search made, trained the same way, to compare the winner with."""
+class Narrowing:
+    """How the sub-space that was searched was chosen."""
 
-    name: str
-    test_accuracy: float
-    latency_ms: float
-    sram_bytes: int
-    flash_bytes: int
-    macs: int
-    validation_accuracy: float | None = None
-    """Places it in the front's chart, where trained candidates stand at their validation accuracy."""
+    sub_spaces: tuple[SubSpace, ...]
+    chosen: SubSpace | None
+    """None where no sample fitted."""
+    samples: int
+    """Of each sub-space."""
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,18 +184,24 @@ class ReportData:
     data_set: str
     space: str
     strategy: str
+    objectives: tuple[str, ...]
+    """As they stand in a sentence."""
+    accuracy_source: str
+    """Where accuracies of the search come from, as it stands in a sentence, for example ``supernet``."""
     trials: int
     seed: int
     sampled: int
     """Architectures drawn, the rejected ones included."""
     rejected: tuple[Rejections, ...] = ()
     candidates: tuple[ReportCandidate, ...] = ()
+    history: tuple[float, ...] = ()
+    """The accuracy of every evaluation, in order; those of candidates that turned out to break a limit too."""
+    narrowing: Narrowing | None = None
     calibration: Calibration | None = None
     winner_memory: MemoryMap | None = None
     winner_layers: tuple[LayerCycles, ...] = ()
     layer_source: str = "predicted by the cost model"
     """Where the layers' cycles come from, for example ``measured on emulator``."""
-    hand_made: tuple[HandMadeNet, ...] = ()
     board: str | None = None
     """The id of the board that measured, if one did."""
     toolchain: str | None = None

@@ -14,8 +14,16 @@ from tinynas.cost_model import Fit, compare, layer_features
 from tinynas.data import DataSet
 from tinynas.effort import Effort
 from tinynas.evaluation import Costs
-from tinynas.events import CandidateTrained, EvaluationFinished, Exported, StudyStarted, Verified
+from tinynas.events import (
+    CandidateTrained,
+    EvaluationFinished,
+    Exported,
+    SpaceNarrowed,
+    StudyStarted,
+    Verified,
+)
 from tinynas.front import pareto_front
+from tinynas.objectives import OBJECTIVES
 from tinynas.report_data import (
     ArenaBuffer,
     Calibration,
@@ -26,6 +34,7 @@ from tinynas.report_data import (
     LayerCycles,
     Limits,
     MemoryMap,
+    Narrowing,
     Rejections,
     ReportCandidate,
     ReportData,
@@ -66,11 +75,15 @@ def report_of(workspace: Workspace) -> ReportData:
         data_set=_data_set(workspace.data),
         space=f"{settings.space} ({workspace.space.size(workspace.data.input_shape):.2e} architectures)",
         strategy=settings.strategy,
+        objectives=tuple(OBJECTIVES[name].label for name in settings.objectives),
+        accuracy_source=_ACCURACY_SOURCES[settings.accuracy],
         trials=settings.trials,
         seed=settings.seed,
         sampled=len(study.evaluations) + sum(event.rejected for event in study.events_of(EvaluationFinished)),
         rejected=_rejections(workspace),
         candidates=_candidates(workspace, winner),
+        history=tuple(evaluation.accuracy for evaluation in study.evaluations),
+        narrowing=_narrowing(workspace),
         calibration=_calibration(workspace),
         winner_memory=_memory(workspace, winner.architecture) if winner else None,
         winner_layers=_layers(workspace, winner.architecture) if winner else (),
@@ -91,13 +104,31 @@ def _command(workspace: Workspace) -> str:
     limits = [f"--limit {name}={value:g}" for name, value in given.items() if value != device_limits.get(name)]
     parts = [
         f"tinynas run --device {settings.device} --data {settings.data} --space {settings.space}",
-        f"--strategy {settings.strategy} --trials {settings.trials} --seed {settings.seed}",
+        *([f"--narrow --narrow-samples {settings.narrow_samples}"] if settings.narrow_samples else ["--no-narrow"]),
+        f"--strategy {settings.strategy} --objective {','.join(settings.objectives)}",
+        f"--trials {settings.trials} --seed {settings.seed}",
         *limits,
-        f"--supernet-epochs {effort.supernet_epochs} --finalists {effort.finalists}",
-        f"--final-epochs {effort.finalist_epochs}",
+        f"--accuracy {settings.accuracy} --supernet-epochs {effort.supernet_epochs}",
+        f"--scratch-epochs {effort.scratch_epochs}",
+        f"--finalists {effort.finalists} --final-epochs {effort.finalist_epochs}",
         f"-o {workspace.study.folder.name}",
     ]
     return " ".join(parts)
+
+
+_ACCURACY_SOURCES = {
+    "supernet": "the supernet",
+    "predictor": "the supernet, of candidates that a predictor chose",
+    "scratch": "training from scratch, stopped early",
+}
+
+
+def _narrowing(workspace: Workspace) -> Narrowing | None:
+    for event in workspace.study.events_of(SpaceNarrowed):
+        at = event.resolution, event.width
+        chosen = next((s for s in event.sub_spaces if (s.resolution, s.width) == at), None)
+        return Narrowing(event.sub_spaces, chosen, workspace.study.settings.narrow_samples, event.seconds)
+    return None
 
 
 def _limits(workspace: Workspace) -> Limits:
@@ -128,12 +159,12 @@ def _candidates(workspace: Workspace, winner: CandidateTrained | None) -> tuple[
     first_costs, trained = workspace.costs(workspace.first_model), workspace.trained()
     measured = workspace.measured("random") | workspace.measured("trained")
 
-    def candidate(architecture: Architecture, costs: Costs, supernet_accuracy: float) -> ReportCandidate:
+    def candidate(architecture: Architecture, costs: Costs, search_accuracy: float) -> ReportCandidate:
         own, run = trained.get(architecture), measured.get(architecture)
         return ReportCandidate(
             candidate_id=candidate_id(architecture),
             architecture=str(architecture),
-            supernet_accuracy=supernet_accuracy,
+            search_accuracy=search_accuracy,
             predicted_before_ms=first_costs(architecture).latency_ms,
             energy_mj=costs.energy_mj,
             sram_bytes=costs.sram_bytes,
