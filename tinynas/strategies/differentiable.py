@@ -7,8 +7,10 @@ taken from it, in `tinynas.strategies.hardening`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +18,7 @@ import torch
 
 from tinynas.architecture import Architecture
 from tinynas.errors import SearchError
-from tinynas.evaluation import Evaluation
+from tinynas.evaluation import CostFunction, Evaluation
 from tinynas.strategies.additive_costs import ADDITIVE, PEAK, Layout, SubspaceCosts, tabulate
 from tinynas.strategies.distribution import Distribution, perturbed
 from tinynas.strategies.hardening import Budget, harden
@@ -64,8 +66,8 @@ class Differentiable:
     the first that is swept. Samples, always within their budget by exact costs, are judged by the shared weights, and
     the best that is new is asked. What is told moves the distribution that is nearest, by a score function.
 
-    ``problem.supernet`` is called once, at the first ask; it may train the shared weights then. Where it returns
-    untrained ones, ``weights="trained"`` trains a copy of them in turn with the distribution.
+    ``problem.supernet`` is called once, at the first ask. Trained weights are used as they are; of untrained ones a
+    copy is trained, see `DifferentiableSettings`.
     """
 
     def __init__(self, problem: Problem, settings: DifferentiableSettings | None = None) -> None:
@@ -197,44 +199,14 @@ class Differentiable:
         return min(self._anchors, key=lambda anchor: abs(math.log(max(1e-12, value) / anchor.budget.limits[name])))
 
     def _judge(self, anchor: _Anchor, budget: Budget, count: int) -> None:
-        """Sample up to ``count`` new architectures within ``budget`` and ask the shared weights for their accuracies.
-
-        The first of a distribution is its most probable.
-        """
+        """Sample up to ``count`` new architectures within ``budget`` and ask the shared weights what they reach."""
         assert self._supernet is not None
-        scores = anchor.distribution.scores()
-        with torch.no_grad():
-            subspaces = anchor.distribution.subspace_scores(anchor.distribution.log_probabilities()).double().numpy()
-        candidates = self._subspaces_within(budget)
-        found: list[Architecture] = []
-        for attempt in range(ATTEMPTS * count):
-            if len(found) == count or not candidates:
-                break
-            noise = self._random.gumbel(size=len(subspaces)) if attempt else np.zeros(len(subspaces))
-            place = max(candidates, key=lambda index: subspaces[index] + noise[index])
-            architecture = harden(
-                self._layout,
-                self._tables[place],
-                self._layout.subspaces[place],
-                perturbed(scores, self._random) if attempt else scores,
-                budget,
-                self._problem.admission.costs,
-            )
-            if architecture is not None and architecture not in self._judged and architecture not in self._seen:
-                found.append(architecture)
-                self._judged[architecture] = 0.0
+        samples = samples_within(
+            budget, anchor.distribution, self._tables, self._problem.admission.costs, self._random, ATTEMPTS * count
+        )
+        new = (each for each in dict.fromkeys(samples) if each not in self._judged and each not in self._seen)
+        found = list(itertools.islice(new, count))
         self._judged.update(zip(found, self._supernet.evaluate_all(found), strict=True))
-
-    def _subspaces_within(self, budget: Budget) -> list[int]:
-        """Which of the sub-spaces can keep the budget; of them, those that reach its target, if any does."""
-        limit, peak_limit = budget.limits[budget.target], budget.limits.get(PEAK, math.inf)
-        reach = [_reach(table, budget.target) for table in self._tables]
-        within = [
-            index
-            for index, table in enumerate(self._tables)
-            if reach[index][0] <= limit and table.base_peak <= peak_limit
-        ]
-        return [index for index in within if reach[index][1] >= budget.at_least * limit] or within
 
     def _best(self, budget: Budget) -> Architecture | None:
         """The new one within ``budget`` that the shared weights find most accurate; of equals, the cheapest."""
@@ -251,6 +223,40 @@ class Differentiable:
             return -self._judged[architecture], getattr(costs(architecture), budget.target), str(architecture)
 
         return min(new, key=rank, default=None)
+
+
+def samples_within(
+    budget: Budget,
+    distribution: Distribution,
+    tables: Sequence[SubspaceCosts],
+    costs: CostFunction,
+    random: np.random.Generator,
+    attempts: int,
+) -> Iterator[Architecture]:
+    """Architectures within ``budget`` by exact ``costs``: the most probable one, then samples of ``distribution``.
+
+    ``tables`` are those of every sub-space. Up to ``attempts`` of them, some perhaps again and again.
+    """
+    layout = distribution.layout
+    candidates = _subspaces_within(budget, tables)
+    scores = distribution.scores()
+    with torch.no_grad():
+        subspaces = distribution.subspace_scores(distribution.log_probabilities()).double().numpy()
+    for attempt in range(attempts if candidates else 0):
+        noise = random.gumbel(size=len(subspaces)) if attempt else np.zeros(len(subspaces))
+        place = max(candidates, key=lambda index: subspaces[index] + noise[index])
+        noisy = perturbed(scores, random) if attempt else scores
+        architecture = harden(layout, tables[place], layout.subspaces[place], noisy, budget, costs)
+        if architecture is not None:
+            yield architecture
+
+
+def _subspaces_within(budget: Budget, tables: Sequence[SubspaceCosts]) -> list[int]:
+    """Which of the sub-spaces can keep the budget; of them, those that reach its target, if any does."""
+    limit, peak_limit = budget.limits[budget.target], budget.limits.get(PEAK, math.inf)
+    reach = [_reach(table, budget.target) for table in tables]
+    within = [index for index, table in enumerate(tables) if reach[index][0] <= limit and table.base_peak <= peak_limit]
+    return [index for index in within if reach[index][1] >= budget.at_least * limit] or within
 
 
 def _reach(table: SubspaceCosts, name: str) -> tuple[float, float]:

@@ -10,13 +10,12 @@ each step samples two pairs of them and weighs the two losses by the pairs' prob
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -46,9 +45,11 @@ class DifferentiableSettings(BaseModel):
 
     paths: Literal["binarized", "mixture"] = "binarized"
     """Two sampled options of each block in every step (ProxylessNAS), or all of them (DARTS)."""
-    weights: Literal["frozen", "trained"] = "frozen"
-    """The shared weights stay as they are, or a copy of them learns in turn with the distribution: on training images,
-    from sampled architectures."""
+    weights: Literal["frozen", "trained"] | None = None
+    """The shared weights stay as they are; or a copy of them learns, at first alone and then in turn with the
+    distribution, from architectures that it samples. None: whichever they need, trained already or not."""
+    alone_epochs: NonNegativeInt = 1
+    """How long weights learn alone, from uniform samples, where they learn."""
     steps: PositiveInt = 300
     """Of the distribution; those of a front share them."""
     batch_size: PositiveInt = 64
@@ -89,16 +90,17 @@ class Learner:
                 f"a block of the space '{layout.space.name}' has more than {MAX_JOINT_OPTIONS} options, and each would "
                 "run in every step; choose binarized paths"
             )
-        self.supernet = copy.copy(supernet)
+        learns = settings.weights == "trained" or (settings.weights is None and not supernet.trained)
+        self.supernet = supernet.copy() if learns else supernet
         """The shared weights that the distributions are learned with."""
-        if settings.weights == "trained":
-            self.supernet.weights = copy.deepcopy(supernet.weights)
+        if learns and settings.alone_epochs:
+            self.supernet.train(epochs=settings.alone_epochs)
         self._layout, self._costs, self._settings = layout, costs, settings
         self._tables = dict(zip(layout.subspaces, tables, strict=True))
         self._expected = ExpectedCosts.of(layout, tables)
         self._generator = torch.Generator().manual_seed(seed)
         self._validation = _validation_batches(supernet.data, settings.batch_size, self._generator)
-        self._trainer = _WeightsTrainer(self.supernet, settings, seed) if settings.weights == "trained" else None
+        self._trainer = _WeightsTrainer(self.supernet, settings, seed) if learns else None
         self._blocks: dict[tuple[int, int, tuple[int, ...]], Block] = {}
 
     def expected(self, distribution: Distribution) -> dict[str, float]:
