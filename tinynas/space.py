@@ -72,6 +72,8 @@ class SearchSpace(BaseModel):
 
     name: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
     description: str
+    typical_input: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt] | None, Field(exclude=True)] = None
+    """Height, width and channels that the documentation gives figures for; no part of what a space is."""
     largest_input_side: PositiveInt | None = None
     resolution_scales: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
     widths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
@@ -300,7 +302,7 @@ class SearchSpace(BaseModel):
             if width not in self.widths:
                 raise SearchError(f"width {width:g} is not in the space '{self.name}'; choose from {self.widths}")
             changes["widths"] = (width,)
-        return SearchSpace.model_validate(self.model_dump() | changes)
+        return SearchSpace.model_validate(dict(self) | changes)
 
     def check(self, architecture: Architecture, input_shape: InputShape) -> None:
         """Raise SearchError naming the first choice of ``architecture`` that is not in this space."""

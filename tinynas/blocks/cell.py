@@ -175,8 +175,7 @@ node 0 ─ d, node 1 ─ e, node 2 ─ f     3: nor_conv_1x1, 4: nor_conv_3x3
 between two stages, a reduction:
 input ─┬─ 3×3 convolution with the stride, ReLU6
        │  3×3 convolution
-       ├─ and: 1×1 convolution with the stride
-       └─ + ─ ReLU6 ─ output""",
+       └─ + ─ ReLU6 ─ output                 what is added goes through a 1×1 convolution with the stride""",
     lower=lower,
     is_cell=True,
     is_valid=lambda block: bool(live_edges(block)),

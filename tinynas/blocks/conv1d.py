@@ -21,9 +21,7 @@ CONV1D = BlockKind(
     source='the convolutions of keyword spotting and activity recognition (Zhang et al., "Hello Edge", 2017)',
     choices=(
         Choice("kernel", "k", "samples that the convolution sees", KERNELS),
-        Choice(
-            "separable", "s", "1: a depthwise and a 1×1 convolution; 0: one of both", (0, 1), is_larger_cheaper=True
-        ),
+        Choice("separable", "s", "0: one convolution, 1: a depthwise and a 1×1 one", (0, 1), is_larger_cheaper=True),
     ),
     diagram="""\
 s0: input ─ k×1 convolution to the stage's channels, ReLU6 ─ output        carries the stride

@@ -40,7 +40,7 @@ RESIDUAL = BlockKind(
 input ─┬─ 1×1 convolution to b/4 of the stage's channels, ReLU6
        │  k×k convolution in g groups, ReLU6                 carries the stride
        │  1×1 convolution to the stage's channels
-       ├─ or: 1×1 convolution with the stride                where the shape changes, else the input itself
-       └─ + ─ ReLU6 ─ output""",
+       └─ + ─ ReLU6 ─ output                                 what is added goes through a 1×1 convolution with
+                                                             the stride where the shape changes""",
     lower=lower,
 )
