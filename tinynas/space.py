@@ -302,7 +302,8 @@ class SearchSpace(BaseModel):
             if width not in self.widths:
                 raise SearchError(f"width {width:g} is not in the space '{self.name}'; choose from {self.widths}")
             changes["widths"] = (width,)
-        return SearchSpace.model_validate(dict(self) | changes)
+        fields = {name: getattr(self, name) for name in SearchSpace.model_fields}
+        return SearchSpace.model_validate(fields | changes)
 
     def check(self, architecture: Architecture, input_shape: InputShape) -> None:
         """Raise SearchError naming the first choice of ``architecture`` that is not in this space."""
