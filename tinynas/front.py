@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 
 from tinynas.evaluation import Evaluation
@@ -29,7 +30,7 @@ def front_indices(points: Sequence[Point]) -> list[int]:
 
 def dominates(one: Point, other: Point) -> bool:
     """Whether ``one`` is at least as good in every objective and better in one."""
-    return one != other and all(mine <= its for mine, its in zip(one, other, strict=True))
+    return one != other and all(map(operator.le, one, other))
 
 
 def non_dominated_ranks(points: Sequence[Point]) -> list[int]:
@@ -45,7 +46,9 @@ def non_dominated_ranks(points: Sequence[Point]) -> list[int]:
         low, high = 0, len(fronts)
         while low < high:
             middle = (low + high) // 2
-            if any(dominates(other, point) for other in reversed(fronts[middle])):
+            others = fronts[middle]
+            # Of two objectives, the last of a rank has the least second: it dominates the point if any of them does.
+            if any(dominates(other, point) for other in (others[-1:] if len(point) <= 2 else reversed(others))):
                 low = middle + 1
             else:
                 high = middle

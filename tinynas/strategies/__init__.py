@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tinynas.errors import SearchError
 from tinynas.strategies.evolution import Evolution
+from tinynas.strategies.grid import Grid
 from tinynas.strategies.problem import Problem
 from tinynas.strategies.random_search import RandomSearch
+from tinynas.strategies.reinforce import Reinforce
 from tinynas.strategies.strategy import Strategy
 
-STRATEGIES = ("evolution", "aging-evolution", "random")
+_STRATEGIES: dict[str, Callable[[Problem], Strategy]] = {
+    "evolution": Evolution,
+    "aging-evolution": lambda problem: Evolution(problem, aging=True),
+    "random": RandomSearch,
+    "grid": Grid,
+    "reinforce": Reinforce,
+}
+
+STRATEGIES = tuple(_STRATEGIES)
 
 
 def make_strategy(name: str, problem: Problem) -> Strategy:
@@ -16,8 +28,6 @@ def make_strategy(name: str, problem: Problem) -> Strategy:
 
     Raises SearchError listing the strategies when there is none like it.
     """
-    if name in ("evolution", "aging-evolution"):
-        return Evolution(problem, aging=name == "aging-evolution")
-    if name == "random":
-        return RandomSearch(problem)
-    raise SearchError(f"there is no strategy '{name}'; choose from {', '.join(STRATEGIES)}")
+    if name not in _STRATEGIES:
+        raise SearchError(f"there is no strategy '{name}'; choose from {', '.join(STRATEGIES)}")
+    return _STRATEGIES[name](problem)

@@ -1,15 +1,16 @@
-"""Rejection sampling that ends: new architectures that fit, or a statement that there are none."""
+"""Sampling that ends: new architectures that fit, or a statement that there are none."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from tinynas.architecture import Architecture
-from tinynas.constraints import InfeasibleBudgetError
+from tinynas.constraints import InfeasibleBudgetError, Rejection
 from tinynas.errors import SearchError
 from tinynas.strategies.problem import Problem
-from tinynas.strategies.variation import cross
+from tinynas.strategies.variation import Genotype, cross, neighbours
 
 MAX_ATTEMPTS = 2_000
 """How often a way of proposing architectures is tried in a row before the next way is."""
@@ -22,59 +23,93 @@ class SpaceExhaustedError(SearchError):
 class Sampler:
     """Finds architectures that fit and were not seen before.
 
-    It samples the space; when a tight budget leaves only a corner that samples do not hit, it tries blends of a sample
-    and the space's smallest architecture, and at last the smallest itself. Sampling that has failed once is not tried
-    again, or every architecture of such a corner would cost thousands of attempts.
+    It samples the space. When a tight budget leaves only a corner that samples do not hit, it tries blends of a sample
+    and the space's smallest architecture; when nothing has fitted so far, a descent in single choices from the one that
+    came closest; and then whatever differs in a single choice from an architecture that fits. A way that has failed
+    once is not tried again, or every architecture of such a corner would cost thousands of attempts.
     """
 
     def __init__(self, problem: Problem, rng: random.Random) -> None:
-        self.space = problem.space
-        self.input_shape = problem.input_shape
+        self.genes = problem.space.genes(problem.input_shape)
+        self._problem = problem
         self._rng = rng
-        self._admission = problem.admission
-        self._smallest = problem.space.extreme(problem.input_shape, largest=False)
-        self._seen: set[Architecture] = set()
-        self._ways = [self._sample, self._blend]
+        self.smallest = problem.space.extreme(problem.input_shape, largest=False)
+        self._seen: dict[Architecture, None] = {}
+        self._ways: list[Iterator[Architecture]] = [
+            self._samples(),
+            self._blends(),
+            self._towards_the_limits(),
+            self._around_what_fits(),
+        ]
 
-    def find(self, propose: Callable[[], Architecture] | None = None) -> Architecture:
-        """A new architecture that fits: from ``propose``, if that yields one in ``MAX_ATTEMPTS``, else a sample.
+    def find(self, proposals: Iterator[Architecture] | None = None) -> Architecture:
+        """A new architecture that fits: from ``proposals``, if ``MAX_ATTEMPTS`` of them have one, else by itself.
 
         Raises InfeasibleBudgetError when nothing was ever seen to fit, and SpaceExhaustedError when no more are found.
         """
-        found = propose and self._attempt(propose)
+        found = proposals and self._first_that_fits(proposals)
         while not found and self._ways:
-            found = self._attempt(self._ways[0])
+            found = self._first_that_fits(self._ways[0])
             if not found:
                 del self._ways[0]
         if found:
             return found
-        if self._is_new_and_fits(self._smallest):
-            return self._smallest
-        closest = self._admission.rejections.nearest
-        if closest is not None and not self._seen:
-            raise InfeasibleBudgetError(self.space.name, self._admission.rejections.count, closest)
+        rejections = self._problem.admission.rejections
+        if rejections.nearest is not None and not self._seen:
+            raise InfeasibleBudgetError(self._problem.space.name, rejections.count, rejections.nearest)
         raise SpaceExhaustedError(
-            f"the space '{self.space.name}' has no more architectures that fit: {len(self._seen):,} were found, "
-            f"and no other in {MAX_ATTEMPTS:,} attempts"
+            f"the space '{self._problem.space.name}' has no more architectures that fit: {len(self._seen):,} were "
+            f"found, and no other in {MAX_ATTEMPTS:,} attempts"
         )
 
     def mark_seen(self, architecture: Architecture) -> None:
         """Never find ``architecture`` again."""
-        self._seen.add(architecture)
+        self._seen[architecture] = None
 
-    def _attempt(self, propose: Callable[[], Architecture]) -> Architecture | None:
-        proposals = (propose() for _ in range(MAX_ATTEMPTS))
-        return next(filter(self._is_new_and_fits, proposals), None)
+    def encode(self, architecture: Architecture) -> Genotype:
+        """The indices of its choices."""
+        return self._problem.space.encode(architecture, self._problem.input_shape)
 
-    def _sample(self) -> Architecture:
-        return self.space.sample(self._rng, self.input_shape)
+    def decode(self, genotype: Genotype) -> Architecture:
+        """The architecture of these choices."""
+        return self._problem.space.decode(genotype, self._problem.input_shape)
 
-    def _blend(self) -> Architecture:
-        share = self._rng.random()
-        return cross(self._sample(), self._smallest, self.space, self.input_shape, self._rng, share)
+    def sample(self) -> Architecture:
+        """One architecture, whether or not it fits."""
+        return self._problem.space.sample(self._rng, self._problem.input_shape)
 
-    def _is_new_and_fits(self, architecture: Architecture) -> bool:
-        if architecture in self._seen or not self._admission(architecture):
-            return False
-        self.mark_seen(architecture)
-        return True
+    def is_new_and_fits(self, architecture: Architecture) -> bool:
+        """Whether it may be asked."""
+        return architecture not in self._seen and self._problem.admission(architecture)
+
+    def _first_that_fits(self, proposals: Iterable[Architecture]) -> Architecture | None:
+        found = next(filter(self.is_new_and_fits, islice(proposals, MAX_ATTEMPTS)), None)
+        if found:
+            self.mark_seen(found)
+        return found
+
+    def _samples(self) -> Iterator[Architecture]:
+        while True:
+            yield self.sample()
+
+    def _blends(self) -> Iterator[Architecture]:
+        smallest = self.encode(self.smallest)
+        while True:
+            blend = cross(self.encode(self.sample()), smallest, self.genes, self._rng, share=self._rng.random())
+            yield self.decode(blend)
+
+    def _towards_the_limits(self) -> Iterator[Architecture]:
+        """The smallest, and if nothing ever fitted, steepest descent from the nearest of what was turned away."""
+        yield self.smallest
+        start: Rejection | None = None
+        while not self._seen and (nearest := self._problem.admission.rejections.nearest) not in (None, start):
+            start = nearest
+            yield from map(self.decode, neighbours(self.encode(nearest.architecture), self.genes))
+
+    def _around_what_fits(self) -> Iterator[Architecture]:
+        """Grows while it is walked: what it finds is seen, and its neighbours come in turn."""
+        done = 0
+        while done < len(self._seen):
+            genotype = self.encode(next(islice(self._seen, done, None)))
+            done += 1
+            yield from map(self.decode, neighbours(genotype, self.genes))

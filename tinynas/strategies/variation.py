@@ -1,39 +1,63 @@
-"""Mutation and crossover of architectures, gene by gene."""
+"""Mutation and crossover on genes: indices into each choice's values, ``None`` where a choice has no effect."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator, Sequence
 
-from tinynas.architecture import Architecture
-from tinynas.space import InputShape, SearchSpace
+from tinynas.space import Gene
+
+Genotype = Sequence[int | None]
+"""As ``SearchSpace.encode`` gives it."""
+
+NEIGHBOUR_PROBABILITY = 0.5
+"""The share of changes that go to a value next to the old one; the others go to any."""
 
 
-def mutate(
-    architecture: Architecture, space: SearchSpace, input_shape: InputShape, rng: random.Random, rate: float
-) -> Architecture:
-    """``architecture`` with each gene drawn anew with probability ``rate``.
+def mutate(genotype: Genotype, genes: Sequence[Gene], rng: random.Random, changes: float) -> list[int]:
+    """``genotype`` with at least one of its choices changed, and ``changes`` of them on average.
 
-    A stage that becomes deeper gets new blocks at its end; one that becomes shallower loses its last.
+    Choices that had no effect are drawn, for where a change brings them in.
     """
-    genotype = [
-        rng.randrange(len(gene.values)) if index is None or rng.random() < rate else index
-        for gene, index in zip(space.genes(input_shape), space.encode(architecture, input_shape), strict=True)
+    free = [at for at, index in enumerate(genotype) if index is not None and len(genes[at].values) > 1]
+    child = filled(genotype, genes, rng)
+    if not free:
+        return child
+    chosen = {rng.choice(free)}
+    rate = max(0.0, changes - 1) / len(free)
+    chosen.update(at for at in free if rng.random() < rate)
+    for at in sorted(chosen):
+        child[at] = _another(child[at], len(genes[at].values), rng)
+    return child
+
+
+def cross(one: Genotype, other: Genotype, genes: Sequence[Gene], rng: random.Random, share: float = 0.5) -> list[int]:
+    """Each choice from ``one`` with probability ``share``, else from ``other``; one that has no effect is not taken."""
+    taken = [
+        (mine if its is None or (mine is not None and rng.random() < share) else its)
+        for mine, its in zip(one, other, strict=True)
     ]
-    return space.decode(genotype, input_shape)
+    return filled(taken, genes, rng)
 
 
-def cross(
-    one: Architecture,
-    other: Architecture,
-    space: SearchSpace,
-    input_shape: InputShape,
-    rng: random.Random,
-    share: float = 0.5,
-) -> Architecture:
-    """Each gene from ``one`` with probability ``share``, else from ``other``; what only one of them has, from that."""
-    pairs = zip(space.encode(one, input_shape), space.encode(other, input_shape), strict=True)
-    genotype = []
-    for first, second in pairs:
-        chosen = first if rng.random() < share else second
-        genotype.append(chosen if chosen is not None else first if first is not None else second)
-    return space.decode(genotype, input_shape)
+def filled(genotype: Genotype, genes: Sequence[Gene], rng: random.Random) -> list[int]:
+    """``genotype`` with the choices that have no effect drawn at random."""
+    return [
+        rng.randrange(len(gene.values)) if index is None else index for gene, index in zip(genes, genotype, strict=True)
+    ]
+
+
+def neighbours(genotype: Genotype, genes: Sequence[Gene]) -> Iterator[list[int]]:
+    """Every genotype that has another value in one choice; what has no effect counts as the first value."""
+    for at, (gene, index) in enumerate(zip(genes, genotype, strict=True)):
+        if index is not None:
+            for value in range(len(gene.values)):
+                if value != index:
+                    yield [(value if place == at else it or 0) for place, it in enumerate(genotype)]
+
+
+def _another(index: int, count: int, rng: random.Random) -> int:
+    if rng.random() < NEIGHBOUR_PROBABILITY:
+        return rng.choice([near for near in (index - 1, index + 1) if 0 <= near < count])
+    drawn = rng.randrange(count - 1)
+    return drawn + (drawn >= index)
