@@ -93,7 +93,7 @@ def _stream_context(planned: Plan) -> dict[str, object] | None:
         return None
     counters = planned.counters
     assert counters is not None
-    order_bits = 8 * order_entry_bytes(planned)
+    order_bits = 8 * order_entry_bytes(len(planned.graph.operators))
     input_row = (1 << order_bits) - 1
     return {
         "order_type": f"uint{order_bits}_t",

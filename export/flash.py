@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from devices.profile import DeviceProfile
-from export.graph import OpKind
-from export.kernels import kernels_of
+from devices.profile import DeviceProfile, InstructionSet
+from export.graph import Graph, Operator, OpKind
+from export.kernels import kernel_of
 from export.layers import order_entry_bytes
 from export.planner import Plan
 from export.schedule import align
@@ -44,12 +45,56 @@ class _CodeSizes:
     kernels: dict[str, _KernelSizes]
 
 
+@dataclass(frozen=True, slots=True)
+class LayerFlash:
+    """What one layer takes of the flash, whatever the rest of the model."""
+
+    symbols: tuple[str, ...]
+    """The functions that its kernel needs; they are in the image once."""
+    call: int
+    """Bytes of its function if it runs whole."""
+    streamed_call: int
+    """The same if it is streamed."""
+    constants: int
+    """Bytes of its weights, biases, multipliers and parameters."""
+
+
+def core_of(profile: DeviceProfile) -> str:
+    """The core whose code was measured that stands for the profile's."""
+    return _SIMILAR_CORES.get(profile.core, _CORE)
+
+
+def layer_flash(graph: Graph, operator: Operator, instruction_set: InstructionSet, core: str) -> LayerFlash:
+    """The flash of one layer of ``graph``."""
+    kernel = kernel_of(graph, operator, instruction_set)
+    sizes = _code_sizes(core).kernels[kernel.name]
+    structs = len(operator.inputs) if operator.kind is OpKind.CONCATENATION else 1
+    constants = structs * sizes.struct + sum(align(size) for size in kernel.array_bytes(graph, operator))
+    return LayerFlash(sizes.symbols, sizes.call + _POINTER_BYTES, sizes.streamed_call + _POINTER_BYTES, constants)
+
+
+def symbols_bytes(symbols: Iterable[str], core: str) -> int:
+    """The code of different functions."""
+    sizes = _code_sizes(core).symbols
+    return sum(sizes[symbol] for symbol in symbols)
+
+
+def walk_bytes(core: str) -> int:
+    """The code that walks the schedule of a model with streamed layers."""
+    return _code_sizes(core).stream
+
+
+def schedule_bytes(entries: int, layers: int) -> int:
+    """The schedule of a model with streamed layers: so many entries, each a layer's number."""
+    return align(entries * order_entry_bytes(layers))
+
+
 def flash_bytes(planned: Plan, profile: DeviceProfile) -> int:
     """Flash of the whole image: start-up code, harness, kernels, layer calls, schedule and constants.
 
     Within a per cent of what the linker reports for every emulated board.
     """
-    core = _SIMILAR_CORES.get(profile.core, _CORE)
+    core = core_of(profile)
     return profile.reserved.flash_bytes + code_bytes(planned, core) + constant_bytes(planned, core)
 
 
@@ -58,28 +103,23 @@ def code_bytes(planned: Plan, core: str = _CORE) -> int:
 
     ``core`` is one for which the code was measured.
     """
-    sizes = _code_sizes(core)
-    layers = [sizes.kernels[kernel.name] for kernel in kernels_of(planned.graph, planned.instruction_set)]
-    used = {symbol for layer in layers for symbol in layer.symbols}
+    layers = _layers(planned, core)
     streamed = frozenset(planned.streamed_layers)
-    calls = sum(
-        (layer.streamed_call if index in streamed else layer.call) + _POINTER_BYTES
-        for index, layer in enumerate(layers)
-    )
-    walk = (sizes.stream if streamed else 0) + (sizes.stream_input if INPUT_ROW in planned.order else 0)
-    return sum(sizes.symbols[symbol] for symbol in used) + calls + walk
+    calls = sum(layer.streamed_call if index in streamed else layer.call for index, layer in enumerate(layers))
+    walk = walk_bytes(core) if streamed else 0
+    walk += _code_sizes(core).stream_input if INPUT_ROW in planned.order else 0
+    return symbols_bytes({symbol for layer in layers for symbol in layer.symbols}, core) + calls + walk
 
 
 def constant_bytes(planned: Plan, core: str = _CORE) -> int:
     """Weights, biases, multipliers, the layers' parameters, and the schedule if layers are streamed."""
+    schedule = schedule_bytes(len(planned.order), len(planned.graph.operators)) if planned.streamed_layers else 0
+    return schedule + sum(layer.constants for layer in _layers(planned, core))
+
+
+def _layers(planned: Plan, core: str) -> list[LayerFlash]:
     graph = planned.graph
-    sizes = _code_sizes(core)
-    total = align(len(planned.order) * order_entry_bytes(planned)) if planned.streamed_layers else 0
-    for operator, kernel in zip(graph.operators, kernels_of(graph, planned.instruction_set), strict=True):
-        structs = len(operator.inputs) if operator.kind is OpKind.CONCATENATION else 1
-        total += structs * sizes.kernels[kernel.name].struct
-        total += sum(align(size) for size in kernel.array_bytes(graph, operator))
-    return total
+    return [layer_flash(graph, operator, planned.instruction_set, core) for operator in graph.operators]
 
 
 @cache

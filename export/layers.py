@@ -77,9 +77,9 @@ def takes_rows(graph: Graph, operator: Operator, kernel: Kernel) -> bool:
     return not kernel.row_pointers and (is_windowed(graph, operator) or is_reduction(graph, operator))
 
 
-def order_entry_bytes(plan: Plan) -> int:
+def order_entry_bytes(layers: int) -> int:
     """Bytes of one entry of the schedule: a layer's index, or the largest value for the arrival of an input row."""
-    return 1 if len(plan.graph.operators) <= 255 else 2
+    return 1 if layers <= 255 else 2
 
 
 class _LayerWriter:

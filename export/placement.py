@@ -71,15 +71,8 @@ def place(occupants: list[Occupant], alive: Bytes) -> tuple[list[int], int]:
     neighbours = _neighbours(occupants)
     lower_bound = int(alive.max())
     good, fair = align(int(_GOOD * lower_bound)), align(int(_FAIR * lower_bound))
-    best: tuple[int, list[int]] | None = None
-    order: list[int] = []
-    for candidate in _orders(occupants, alive):
-        found = _first_fit(ends, neighbours, candidate, None if best is None else best[0] - 1)
-        if found is not None:
-            best, order = found, candidate
-            if best[0] <= good:
-                break
-    assert best is not None
+    arena, offsets, order = _best_order(occupants, ends, neighbours, alive, good)
+    best = arena, offsets
     choice = random.Random(0)
     for trials in range(_MORE_IMPROVEMENTS):
         arena, offsets = best
@@ -98,6 +91,28 @@ def place(occupants: list[Occupant], alive: Bytes) -> tuple[list[int], int]:
         if found is not None:
             best, order = found, trial
     return best[1], best[0]
+
+
+def first_fit(occupants: list[Occupant], alive: Bytes) -> tuple[list[int], int]:
+    """What `place` starts from: the best of a few orders."""
+    ends = [align(occupant.size_bytes) for occupant in occupants]
+    arena, offsets, _ = _best_order(occupants, ends, _neighbours(occupants), alive, int(alive.max()))
+    return offsets, arena
+
+
+def _best_order(
+    occupants: list[Occupant], ends: list[int], neighbours: list[list[_Neighbour]], alive: Bytes, good: int
+) -> tuple[int, list[int], list[int]]:
+    """(arena, offsets, order) of the best order of placement, or the first whose arena is at most ``good``."""
+    best: tuple[int, list[int], list[int]] | None = None
+    for order in _orders(occupants, alive):
+        found = _first_fit(ends, neighbours, order, None if best is None else best[0] - 1)
+        if found is not None:
+            best = (*found, order)
+            if best[0] <= good:
+                break
+    assert best is not None
+    return best
 
 
 def _carriers(ends: list[int], neighbours: list[list[_Neighbour]], offsets: list[int], arena: int) -> list[int]:
@@ -119,23 +134,32 @@ def _span(occupant: Occupant, first: int, last: int, towards: int | None) -> tup
     return low, occupant.size_bytes if occupant.high is None else occupant.high[part]
 
 
+def clearance(occupants: list[Occupant], index: int, other: int) -> tuple[int, int] | None:
+    """(above, below): ``index`` starts at least ``above`` over the other's start, or ``below`` under it.
+
+    None when they do not live at the same time.
+    """
+    a, b = occupants[index], occupants[other]
+    first, last = max(a.first_tick, b.first_tick), min(a.last_tick, b.last_tick)
+    if first > last:
+        return None
+    if a.is_fixed and b.is_fixed:
+        return align(b.size_bytes), align(a.size_bytes)
+    low_a, high_a = _span(a, first, last, other)
+    low_b, high_b = _span(b, first, last, index)
+    return align(int(np.max(high_b - low_a))), align(int(np.max(high_a - low_b)))
+
+
 def _neighbours(occupants: list[Occupant]) -> list[list[_Neighbour]]:
     """For each occupant, those that live at the same time."""
     neighbours: list[list[_Neighbour]] = [[] for _ in occupants]
-    for i, a in enumerate(occupants):
+    for i in range(len(occupants)):
         for j in range(i):
-            b = occupants[j]
-            first, last = max(a.first_tick, b.first_tick), min(a.last_tick, b.last_tick)
-            if first > last:
-                continue
-            if a.is_fixed and b.is_fixed:
-                above, below = align(b.size_bytes), align(a.size_bytes)
-            else:
-                low_a, high_a = _span(a, first, last, j)
-                low_b, high_b = _span(b, first, last, i)
-                above, below = align(int(np.max(high_b - low_a))), align(int(np.max(high_a - low_b)))
-            neighbours[i].append((j, above, below))
-            neighbours[j].append((i, below, above))
+            between = clearance(occupants, i, j)
+            if between is not None:
+                above, below = between
+                neighbours[i].append((j, above, below))
+                neighbours[j].append((i, below, above))
     return neighbours
 
 

@@ -2,25 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 
 from devices.profile import DeviceProfile
-from export.flash import flash_bytes
+from export.chain import Layout, lay_out
+from export.flash import core_of, flash_bytes, schedule_bytes, symbols_bytes, walk_bytes
 from export.graph import Graph, total_macs
+from export.links import Cover, Link
 from export.optimize import optimize
 from export.planner import plan
-from tinynas.architecture import Architecture
+from tinynas.architecture import Architecture, Block, Unit
 from tinynas.cost_model import CostModel
 from tinynas.evaluation import Costs
 from tinynas.lower import lower
-from tinynas.space import InputShape, SearchSpace
+from tinynas.space import InputShape, SearchSpace, input_shape_at
+from tinynas.unit_facts import LinkCosts, UnitFacts, parameters, unit_facts
+
+_CHUNK = 500
+"""Architectures that a process is given at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitCosts:
+    """What one unit of an architecture adds to its costs."""
+
+    latency_ms: float
+    flash_bytes: int
+    """Its functions that other units may share are not in it."""
+    sram_bytes: int
+    """In a stream its rings, which add up; otherwise what its neediest layer needs, input and output included."""
+
+
+@dataclass(slots=True)
+class _Stage:
+    """The facts of one stage's units at one resolution and width, as far as they have been met."""
+
+    depths: frozenset[int]
+    first: dict[Block, UnitFacts] = field(default_factory=dict)
+    later: dict[Block, UnitFacts] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _SubSpace:
+    """The units that are known of one resolution and width."""
+
+    stem: UnitFacts
+    head: UnitFacts
+    stages: tuple[_Stage, ...]
 
 
 @dataclass(frozen=True)
 class CandidateCosts:
     """Computes the costs of architectures on one device; call it with an architecture.
 
-    SRAM and flash are what the linker will report, not an estimate: the same planner compiles the exported model.
+    SRAM and flash are what the linker will report, not an estimate: the same planner compiles the exported model. It
+    plans with the facts of an architecture's units, which are worked out when they are met for the first time.
     """
 
     space: SearchSpace
@@ -28,6 +68,10 @@ class CandidateCosts:
     classes: int
     profile: DeviceProfile
     cost_model: CostModel
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without what has been worked out, which another process works out for itself."""
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
     def graph(self, architecture: Architecture) -> Graph:
         """The graph that the exported int8 model will have once it is optimized.
@@ -37,6 +81,40 @@ class CandidateCosts:
         return optimize(lower(architecture, self.space, self.input_shape, self.classes))
 
     def __call__(self, architecture: Architecture) -> Costs:
+        """The costs. Raises SearchError if the architecture is not in the space."""
+        units = self._units(architecture)
+        links: list[Link] = []
+        costs: list[LinkCosts] = []
+        symbols = 0
+        macs = weights = 0
+        flash = self.profile.reserved.flash_bytes
+        for unit in units:
+            if unit.links is None:
+                return self.compiled(architecture)
+            links += unit.links
+            costs += unit.costs
+            macs += unit.macs
+            weights += unit.parameters
+            flash += unit.flash_bytes
+            symbols |= self._mask(unit.symbols)
+        layout = lay_out(links)
+        run = _Run(links, costs)
+        run.follow(layout)
+        flash += sum(run.growth) + self._symbols_bytes(symbols)
+        if layout.counter_bytes:
+            flash += self._walk_bytes + schedule_bytes(run.entries, len(run.cycles))
+        latency_ms = self.profile.latency_ms(sum(run.cycles))
+        return Costs(
+            macs=macs,
+            parameters=weights,
+            sram_bytes=layout.arena_bytes,
+            flash_bytes=flash,
+            latency_ms=latency_ms,
+            energy_mj=self.profile.energy_mj(latency_ms),
+        )
+
+    def compiled(self, architecture: Architecture) -> Costs:
+        """The same costs by way of the whole graph, slowly, as the compiler does it."""
         graph = self.graph(architecture)
         planned = plan(graph, self.profile.instruction_set)
         latency_ms = self.cost_model.latency_ms(planned, self.profile)
@@ -49,7 +127,221 @@ class CandidateCosts:
             energy_mj=self.profile.energy_mj(latency_ms),
         )
 
+    def many(self, architectures: Iterable[Architecture], processes: int = 1) -> Iterator[Costs]:
+        """The costs of each, in order; by a pool of ``processes`` if that is more than one."""
+        if processes == 1:
+            yield from map(self, architectures)
+            return
+        rest = iter(architectures)
+        chunks = iter(lambda: list(islice(rest, _CHUNK)), [])
+        with ProcessPoolExecutor(processes, initializer=_keep, initargs=(self,)) as pool:
+            for costs in pool.map(_costs_of, chunks):
+                yield from costs
 
-def parameters(graph: Graph) -> int:
-    """Weights and biases."""
-    return sum(tensor.elements for tensor in graph.tensors if tensor.is_constant)
+    def layer_by_layer_sram(self, architecture: Architecture) -> int:
+        """The SRAM of a planner that runs layer by layer and overlays nothing, in bytes.
+
+        The most that the inputs and the output of one layer take, with a residual that is kept for later. Raises
+        SearchError if the architecture is not in the space.
+        """
+        return max([unit.classical_bytes for unit in self._units(architecture)])
+
+    def unit_costs(self, architecture: Architecture) -> tuple[UnitCosts, ...]:
+        """What each of the architecture's units adds, in the order of `SearchSpace.units`; in a stream where it is.
+
+        Of an architecture whose units cannot be planned apart, as they are when they run layer by layer.
+        """
+        units = self._units(architecture)
+        links = [link for unit in units for link in unit.links or ()]
+        apart = all(unit.links is not None for unit in units)
+        run = _Run(links, [cost for unit in units for cost in unit.costs])
+        if apart:
+            run.follow(lay_out(links))
+        else:
+            run.whole()
+        found, layer, link = [], 0, 0
+        for unit in units:
+            layers = range(layer, layer + sum(len(cost.cycles) for cost in unit.costs))
+            own = range(link, link + len(unit.links or ()))
+            sram = self._sram_of(run, links, own) if apart else unit.classical_bytes
+            found.append(
+                UnitCosts(
+                    self.profile.latency_ms(sum(run.cycles[layers.start : layers.stop])),
+                    unit.flash_bytes + sum(run.growth[layers.start : layers.stop]),
+                    sram,
+                )
+            )
+            layer, link = layers.stop, own.stop
+        return tuple(found)
+
+    @staticmethod
+    def _sram_of(run: _Run, links: Sequence[Link], own: range) -> int:
+        alone = [need for at, need in run.needs.items() if at in own]
+        rings = sum(
+            streamed.rings + streamed.input_ring
+            for streamed in (links[at].streamed for at in own if at not in run.needs)
+            if streamed is not None
+        )
+        return max([rings, *alone])
+
+    # --- facts that are kept -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def _known(self) -> dict[tuple[Unit, InputShape], UnitFacts]:
+        return {}
+
+    @cached_property
+    def _sub_spaces(self) -> dict[tuple[int, float], _SubSpace]:
+        return {}
+
+    @cached_property
+    def _masks(self) -> dict[frozenset[str], int]:
+        return {}
+
+    @cached_property
+    def _bits(self) -> dict[str, int]:
+        return {}
+
+    @cached_property
+    def _sizes(self) -> dict[int, int]:
+        return {}
+
+    @cached_property
+    def _walk_bytes(self) -> int:
+        return walk_bytes(core_of(self.profile))
+
+    def _mask(self, symbols: frozenset[str]) -> int:
+        """The symbols as bits."""
+        mask = self._masks.get(symbols)
+        if mask is None:
+            mask = sum(1 << self._bits.setdefault(symbol, len(self._bits)) for symbol in symbols)
+            self._masks[symbols] = mask
+        return mask
+
+    def _symbols_bytes(self, mask: int) -> int:
+        size = self._sizes.get(mask)
+        if size is None:
+            used = (symbol for symbol, bit in self._bits.items() if mask >> bit & 1)
+            size = self._sizes[mask] = symbols_bytes(used, core_of(self.profile))
+        return size
+
+    def _units(self, architecture: Architecture) -> list[UnitFacts]:
+        """The facts of its units. Those that are known are of the space."""
+        sub_space = self._sub_spaces.get((architecture.resolution, architecture.width))
+        if (
+            sub_space is None
+            or architecture.space != self.space.name
+            or len(architecture.stages) != len(sub_space.stages)
+            or self.space.kind.is_cell
+        ):
+            return self._new_units(architecture)
+        units = [sub_space.stem]
+        try:
+            for stage, blocks in zip(sub_space.stages, architecture.stages, strict=True):
+                if len(blocks) not in stage.depths:
+                    return self._new_units(architecture)
+                units.append(stage.first[blocks[0]])
+                later = stage.later
+                for block in blocks[1:]:
+                    units.append(later[block])
+        except KeyError:
+            return self._new_units(architecture)
+        units.append(sub_space.head)
+        return units
+
+    def _new_units(self, architecture: Architecture) -> list[UnitFacts]:
+        space = self.space
+        space.check(architecture, self.input_shape)
+        shape = input_shape_at(architecture.resolution, self.input_shape)
+        facts = []
+        for unit in space.units(architecture, self.input_shape, self.classes):
+            known = self._known.get((unit, shape))
+            if known is None:
+                known = self._known[unit, shape] = unit_facts(
+                    unit,
+                    shape,
+                    is_window=self.input_shape[1] == 1,
+                    profile=self.profile,
+                    cost_model=self.cost_model,
+                )
+            facts.append(known)
+            shape = known.output
+        if not space.kind.is_cell:
+            self._remember(architecture, facts)
+        return facts
+
+    def _remember(self, architecture: Architecture, facts: list[UnitFacts]) -> None:
+        """By their blocks. Blocks of one stage but the first have inputs of one shape."""
+        key = architecture.resolution, architecture.width
+        if key not in self._sub_spaces:
+            stages = tuple(_Stage(frozenset(stage.depths)) for stage in self.space.stages)
+            self._sub_spaces[key] = _SubSpace(facts[0], facts[-1], stages)
+        units = iter(facts[1:-1])
+        for stage, blocks in zip(self._sub_spaces[key].stages, architecture.stages, strict=True):
+            for number, block in enumerate(blocks):
+                (stage.later if number else stage.first)[block] = next(units)
+
+
+class _Run:
+    """What running the links as a layout says costs, layer by layer."""
+
+    __slots__ = ("_costs", "_links", "cycles", "entries", "growth", "needs")
+
+    def __init__(self, links: Sequence[Link], costs: Sequence[LinkCosts]) -> None:
+        self._links = links
+        self._costs = costs
+        self.cycles: list[float] = []
+        self.growth: list[int] = []
+        """Bytes of flash that the layers that stream take more than if they ran whole."""
+        self.entries = 0
+        """Of the schedule."""
+        self.needs: dict[int, int] = {}
+        """Bytes that each link needs that is run by itself."""
+
+    def whole(self) -> None:
+        """Run every link layer by layer."""
+        for cost in self._costs:
+            self.cycles += cost.cycles
+
+    def follow(self, layout: Layout) -> None:
+        """Run the links as ``layout`` does."""
+        for step in layout.steps:
+            if step.cover is not None:
+                self._alone(step.start, step.cover)
+            else:
+                for cost in self._costs[step.start : step.stop]:
+                    self.cycles += cost.streamed_cycles
+                    self.growth += cost.streamed_flash
+                self.entries += step.units
+        for at in range(layout.cool, len(self._links)):
+            self._alone(at, layout.exceptions.get(at))
+
+    def _alone(self, at: int, cover: Cover | None) -> None:
+        cost = self._costs[at]
+        cover = cover or self._links[at].whole
+        self.needs[at] = cover.need_bytes
+        if not cover.streamed:
+            self.cycles += cost.cycles
+            self.growth += cost.not_streamed
+            self.entries += len(cost.cycles)
+            return
+        self.entries += cover.units + len(cost.cycles) - cover.streamed
+        for cut in cover.cuts:
+            part = slice(cut.start, cut.stop)
+            is_streamed = len(cut) > 1
+            self.cycles += (cost.streamed_cycles if is_streamed else cost.cycles)[part]
+            self.growth += (cost.streamed_flash if is_streamed else cost.not_streamed)[part]
+
+
+_costs: CandidateCosts | None = None
+"""In a process of a pool: what it works with."""
+
+
+def _keep(costs: CandidateCosts) -> None:
+    global _costs
+    _costs = costs
+
+
+def _costs_of(architectures: list[Architecture]) -> list[Costs]:
+    assert _costs is not None
+    return [_costs(architecture) for architecture in architectures]

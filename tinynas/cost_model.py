@@ -188,12 +188,13 @@ def layer_features(planned: Plan) -> tuple[LayerFeatures, ...]:
     graph, streamed = planned.graph, set(planned.streamed_layers)
     kernels = kernels_of(graph, planned.instruction_set)
     return tuple(
-        _features(graph, operator, kernel.name, is_streamed=layer in streamed)
+        features_of(graph, operator, kernel.name, is_streamed=layer in streamed)
         for layer, (operator, kernel) in enumerate(zip(graph.operators, kernels, strict=True))
     )
 
 
-def _features(graph: Graph, operator: Operator, kernel: str, *, is_streamed: bool) -> LayerFeatures:
+def features_of(graph: Graph, operator: Operator, kernel: str, *, is_streamed: bool) -> LayerFeatures:
+    """The features of one layer of ``graph``."""
     output = graph.output_tensor(operator)
     work = macs(graph, operator)
     pixels = output.elements // output.shape[-1]

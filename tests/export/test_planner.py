@@ -188,7 +188,8 @@ def test_candidates_are_planned_well(space_name: str) -> None:
         verify_plan(planned)
         assert planned.arena_bytes >= planned.lower_bound_bytes
         ratios.append(planned.arena_bytes / planned.lower_bound_bytes)
-    assert median(ratios) <= 1.02
+    assert median(ratios) <= 1.05
+    assert max(ratios) <= 1.25
 
 
 def test_planning_is_deterministic() -> None:

@@ -1,0 +1,128 @@
+"""Facts of one unit of an architecture for one shape of its input: what the filter adds up and plans with.
+
+They are the compiler's, worked out once for each unit and shape and then kept: thousands of candidates a second consist
+of a few thousand different units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from devices.profile import DeviceProfile
+from export.flash import LayerFlash, core_of, layer_flash
+from export.graph import Graph, total_macs
+from export.kernels import kernel_of
+from export.links import Link, chain
+from export.optimize import optimize
+from tinynas.architecture import Unit
+from tinynas.cost_model import CostModel, features_of
+from tinynas.graph_builder import GraphBuilder, InputShape
+from tinynas.lower import lower_unit
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinkCosts:
+    """Costs of the layers of one link, in order."""
+
+    cycles: tuple[float, ...]
+    """Zero-wait cycles of each layer that runs whole."""
+    streamed_cycles: tuple[float, ...]
+    """The same of each layer when it is streamed."""
+    streamed_flash: tuple[int, ...]
+    """Bytes that each layer's function grows by when it is streamed."""
+    not_streamed: tuple[int, ...]
+    """A zero for each layer."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UnitFacts:
+    """Everything about one unit that its costs rest on."""
+
+    output: InputShape
+    links: tuple[Link, ...] | None
+    """None if only the whole network can be planned."""
+    costs: tuple[LinkCosts, ...]
+    """Of each link; of all layers together if there are none."""
+    macs: int
+    parameters: int
+    flash_bytes: int
+    """Calls, parameters and constants when it runs whole."""
+    symbols: frozenset[str]
+    """Functions that it needs, see `export.flash`."""
+    classical_bytes: int
+    """The most that one of its layers needs for inputs, outputs and whatever is alive beside them."""
+
+
+def unit_facts(
+    unit: Unit, shape: InputShape, *, is_window: bool, profile: DeviceProfile, cost_model: CostModel
+) -> UnitFacts:
+    """The facts of ``unit`` for an input of ``shape``."""
+    builder = GraphBuilder(unit.name, shape, is_window=is_window)
+    graph = builder.finish(lower_unit(builder, builder.input, unit))
+    output = graph.tensors[graph.outputs[0]].shape
+    flash = [layer_flash(graph, op, profile.instruction_set, core_of(profile)) for op in graph.operators]
+    links = _links(graph, profile)
+    costs = _costs(graph, links, flash, profile, cost_model)
+    return UnitFacts(
+        output=output[1:] if len(output) == 4 else (1, 1, output[1]),
+        links=links,
+        costs=costs,
+        macs=total_macs(graph),
+        parameters=parameters(graph),
+        flash_bytes=sum(layer.call + layer.constants for layer in flash),
+        symbols=frozenset(symbol for layer in flash for symbol in layer.symbols),
+        classical_bytes=_classical_bytes(graph),
+    )
+
+
+def parameters(graph: Graph) -> int:
+    """Weights and biases."""
+    return sum(tensor.elements for tensor in graph.tensors if tensor.is_constant)
+
+
+def _links(graph: Graph, profile: DeviceProfile) -> tuple[Link, ...] | None:
+    if not graph.operators:
+        return ()
+    if _shapes(optimize(graph)) != _shapes(graph):
+        return None
+    return chain(graph, profile.instruction_set)
+
+
+def _shapes(graph: Graph) -> list[object]:
+    return [
+        (op.kind, op.window, op.groups, [graph.tensors[index].shape for index in (*op.inputs, *op.outputs)])
+        for op in graph.operators
+    ]
+
+
+def _costs(
+    graph: Graph, links: tuple[Link, ...] | None, flash: list[LayerFlash], profile: DeviceProfile, cost_model: CostModel
+) -> tuple[LinkCosts, ...]:
+    kernels = [kernel_of(graph, operator, profile.instruction_set) for operator in graph.operators]
+    whole, streamed = (
+        [
+            cost_model.layer_cycles(features_of(graph, operator, kernel.name, is_streamed=is_streamed))
+            for operator, kernel in zip(graph.operators, kernels, strict=True)
+        ]
+        for is_streamed in (False, True)
+    )
+    growth = [layer.streamed_call - layer.call for layer in flash]
+    costs, start = [], 0
+    for layers in [link.layers for link in links] if links is not None else [len(graph.operators)]:
+        part = slice(start, start + layers)
+        costs.append(LinkCosts(tuple(whole[part]), tuple(streamed[part]), tuple(growth[part]), (0,) * layers))
+        start += layers
+    return tuple(costs)
+
+
+def _classical_bytes(graph: Graph) -> int:
+    last = dict.fromkeys(graph.outputs, len(graph.operators))
+    for layer, operator in enumerate(graph.operators):
+        for index in graph.activations_in(operator):
+            last[index] = max(last.get(index, layer), layer)
+    alive, most = set(graph.inputs), 0
+    for layer, operator in enumerate(graph.operators):
+        alive.update(operator.outputs)
+        most = max(most, sum(graph.tensors[index].size_bytes for index in alive))
+        alive = {index for index in alive if last.get(index, layer) > layer}
+    return most
