@@ -18,7 +18,7 @@ from tinynas.constraints import Admission, InfeasibleBudgetError, Limits
 from tinynas.errors import SearchError
 from tinynas.evaluation import Evaluation
 from tinynas.events import CostModelRefitted, EvaluationFinished, StageDone, StudyStarted
-from tinynas.strategies import make_strategy
+from tinynas.strategies import STRATEGIES, make_strategy
 from tinynas.strategies.problem import Problem
 from tinynas.study import JOURNAL_FILE, SETTINGS_FILE, Progress, Study, search
 
@@ -38,6 +38,15 @@ def slow_accuracy(architecture):
     return accuracy(architecture)
 
 run(folder, settings(trials), slow_accuracy)
+"""
+
+
+JOURNAL_OF = """
+import sys
+from pathlib import Path
+from tests.tinynas.synthetic import run, settings
+
+run(Path(sys.argv[1]), settings(40, strategy=sys.argv[2]))
 """
 
 
@@ -81,6 +90,29 @@ def test_a_search_killed_again_and_again_ends_as_one_that_was_not(tmp_path: Path
     evaluated = calls.read_text().splitlines()
     assert len(evaluated) <= trials + kills
     assert len(set(evaluated)) == trials
+
+
+def journal_without_times(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) | {"time": None} for line in (folder / JOURNAL_FILE).read_text().splitlines()]
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "differentiable"])
+def test_two_runs_give_the_same_journal_and_so_does_one_that_was_resumed(tmp_path: Path, strategy: str) -> None:
+    """In processes that hash strings differently: no order of a set or of a dictionary's hashes decides anything."""
+    journals = []
+    for hash_seed in ("1", "2"):
+        folder = tmp_path / hash_seed
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+        command = [sys.executable, "-c", JOURNAL_OF, str(folder), strategy]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+        journals.append(journal_without_times(folder))
+    assert journals[0] == journals[1]
+    assert len(journals[0]) == 1 + 40
+    journal = tmp_path / "1" / JOURNAL_FILE
+    for kept in (1, 2, 9, 30):
+        journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:kept]))
+        run(tmp_path / "1", settings(40, strategy=strategy))
+        assert journal_without_times(tmp_path / "1") == journals[1]
 
 
 def test_a_kill_while_a_study_is_being_created(tmp_path: Path) -> None:
@@ -310,10 +342,10 @@ def test_rejections_are_counted_once_and_explained(tmp_path: Path) -> None:
     assert "exceeds the limit of 1,500 B by" in line.nearest_rejected.reasons[0]
 
     journal = tmp_path / "study" / JOURNAL_FILE
-    content = [json.loads(text) | {"time": None} for text in journal.read_text().splitlines()]
+    content = journal_without_times(tmp_path / "study")
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:4]))
     assert run(tmp_path / "study", tight).rejected == outcome.rejected
-    assert [json.loads(text) | {"time": None} for text in journal.read_text().splitlines()] == content
+    assert journal_without_times(tmp_path / "study") == content
 
 
 def test_progress(tmp_path: Path) -> None:
