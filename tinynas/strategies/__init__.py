@@ -12,12 +12,20 @@ from tinynas.strategies.random_search import RandomSearch
 from tinynas.strategies.reinforce import Reinforce
 from tinynas.strategies.strategy import Strategy
 
+
+def _differentiable(problem: Problem) -> Strategy:
+    from tinynas.strategies.differentiable import Differentiable  # loads torch
+
+    return Differentiable(problem)
+
+
 _STRATEGIES: dict[str, Callable[[Problem], Strategy]] = {
     "evolution": Evolution,
     "aging-evolution": lambda problem: Evolution(problem, aging=True),
     "random": RandomSearch,
     "grid": Grid,
     "reinforce": Reinforce,
+    "differentiable": _differentiable,
 }
 
 STRATEGIES = tuple(_STRATEGIES)

@@ -19,7 +19,7 @@ import torch
 from tinynas.architecture import Architecture
 from tinynas.errors import SearchError
 from tinynas.evaluation import CostFunction, Evaluation
-from tinynas.strategies.additive_costs import ADDITIVE, PEAK, Layout, SubspaceCosts, tabulate
+from tinynas.strategies.additive_costs import ADDITIVE, PEAK, Floats, Layout, SubspaceCosts, tabulate
 from tinynas.strategies.distribution import Distribution, perturbed
 from tinynas.strategies.hardening import Budget, harden
 from tinynas.strategies.learner import DifferentiableSettings, Learner
@@ -42,6 +42,8 @@ LATER_CLOSENESS = 0.85
 """The share of its target that a sample for a front reaches, and one for accuracy alone after the first."""
 GOLDEN = (5**0.5 - 1) / 2
 """Its multiples, modulo 1, cover an interval evenly however many there are."""
+CORRECTION_RIDGE = 1.0
+"""How many evaluations the belief weighs that the shared weights rank rightly."""
 ATTEMPTS = 4
 """How many times more samples are drawn at most than are asked for: some do not fit, or were drawn before."""
 UNLIMITED = 1.1
@@ -64,7 +66,8 @@ class Differentiable:
     architecture comes close to that limit. For a front there are several, learned one after the other for targets from
     the smallest to the largest cost, and every ask has a target of its own; where several costs are objectives, it is
     the first that is swept. Samples, always within their budget by exact costs, are judged by the shared weights, and
-    the best that is new is asked. What is told moves the distribution that is nearest, by a score function.
+    the best that is new is asked. What is told moves the distribution that is nearest, by a score function, and
+    corrects what the shared weights say of each gene's values.
 
     ``problem.supernet`` is called once, at the first ask. Trained weights are used as they are; of untrained ones a
     copy is trained, see `DifferentiableSettings`.
@@ -92,6 +95,10 @@ class Differentiable:
         self._anchors: list[_Anchor] = []
         self._judged: dict[Architecture, float] = {}
         """Accuracies with the shared weights."""
+        self._corrections = np.zeros(sum(len(gene.values) for gene in self._layout.genes))
+        """What each value of each gene adds to the shared weights' accuracies, by what was told."""
+        self._told: list[tuple[Floats, float]] = []
+        """The values of the genes of each evaluation, and what it was above the shared weights' accuracy."""
         self._seen: set[Architecture] = set()
         self._asked = 0
 
@@ -120,6 +127,7 @@ class Differentiable:
         """See ``Strategy.tell``."""
         self._mark_seen(evaluation.architecture)
         self._learn_once()
+        self._correct(evaluation)
         anchor = self._anchors[0]
         if self._swept is not None:
             anchor = self._nearest(getattr(evaluation.costs, self._swept), self._swept)
@@ -129,6 +137,26 @@ class Differentiable:
             advantage = (evaluation.accuracy - float(np.mean(anchor.told))) / spread
             genotype = self._layout.encode(evaluation.architecture)
             anchor.distribution.reinforce(genotype, self._settings.evaluation_step * advantage)
+
+    def _correct(self, evaluation: Evaluation) -> None:
+        """Fit the corrections by ridge regression on all that was told; what all have in common changes no order."""
+        assert self._supernet is not None
+        (judged,) = self._supernet.evaluate_all([evaluation.architecture])
+        self._told.append((self._values_of(evaluation.architecture), evaluation.accuracy - judged))
+        values = np.stack([each for each, _ in self._told])
+        above = np.array([each for _, each in self._told])
+        gram = values.T @ values + CORRECTION_RIDGE * np.eye(values.shape[1])
+        self._corrections = np.linalg.solve(gram, values.T @ (above - above.mean()))
+
+    def _values_of(self, architecture: Architecture) -> Floats:
+        """(values of all genes,) 1 for those that the architecture has."""
+        genotype = self._layout.encode(architecture)
+        return np.concatenate(
+            [
+                np.array([float(place == index) for place in range(len(gene.values))])
+                for gene, index in zip(self._layout.genes, genotype, strict=True)
+            ]
+        )
 
     def _mark_seen(self, architecture: Architecture) -> None:
         self._seen.add(architecture)
@@ -209,7 +237,7 @@ class Differentiable:
         self._judged.update(zip(found, self._supernet.evaluate_all(found), strict=True))
 
     def _best(self, budget: Budget) -> Architecture | None:
-        """The new one within ``budget`` that the shared weights find most accurate; of equals, the cheapest."""
+        """The new one within ``budget`` that should be most accurate; of equals, the cheapest."""
         costs = self._problem.admission.costs
         new = [
             architecture
@@ -220,7 +248,8 @@ class Differentiable:
         ]
 
         def rank(architecture: Architecture) -> tuple[float, float, str]:
-            return -self._judged[architecture], getattr(costs(architecture), budget.target), str(architecture)
+            expected = self._judged[architecture] + float(self._corrections @ self._values_of(architecture))
+            return -expected, getattr(costs(architecture), budget.target), str(architecture)
 
         return min(new, key=rank, default=None)
 

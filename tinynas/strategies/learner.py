@@ -50,7 +50,9 @@ class DifferentiableSettings(BaseModel):
     distribution, from architectures that it samples. None: whichever they need, trained already or not."""
     alone_epochs: NonNegativeInt = 1
     """How long weights learn alone, from uniform samples, where they learn."""
-    steps: PositiveInt = 300
+    weight_steps: PositiveInt = 4
+    """Of the weights before each one of the distribution, where they learn."""
+    steps: PositiveInt = 200
     """Of the distribution; those of a front share them."""
     batch_size: PositiveInt = 64
     learning_rate: PositiveFloat = 0.05
@@ -129,7 +131,8 @@ class Learner:
             multipliers = dict.fromkeys(limits, 0.0)
             for step in range(steps):
                 if self._trainer is not None:
-                    self._trainer.step(self._layout.decode(self._sample(distribution)), step / steps)
+                    for _ in range(self._settings.weight_steps):
+                        self._trainer.step(self._layout.decode(self._sample(distribution)), step / steps)
                 if step % CORRECT_EVERY == 0:
                     self._correct(distribution)
                 costs = self._expected.under(distribution)
