@@ -155,7 +155,7 @@ class Bench:
         mean_ms = learner.expected(distribution)["latency_ms"]
         random = np.random.default_rng(self._seed)
         sampled: dict[Architecture, float] = {}
-        expected = []
+        expected: list[float] = []
         for weight in weights:
             steps = settings.steps if not expected else math.ceil(settings.steps / LATER_SHARE)
             learner.learn(distribution, steps, limits=limits, prices={"latency_ms": weight / mean_ms})
