@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
@@ -221,28 +221,31 @@ class SearchSpace(BaseModel):
         genes = self.genes(input_shape)
         if len(genotype) != len(genes):
             raise SearchError(f"the space '{self.name}' has {len(genes)} genes and not {len(genotype)}; give each one")
-        left = zip(genes, genotype, strict=True)
+        pairs = zip(genes, genotype, strict=True)
+        values = [None if index is None else gene.values[index] for gene, index in pairs]
 
-        def value() -> int | float:
-            gene, index = next(left)
-            if index is None:
-                raise SearchError(f"the gene {gene.name} of the space '{self.name}' has no value; give it one")
-            return gene.values[index]
+        def value(place: int) -> int | float:
+            found = values[place]
+            if found is None:
+                raise SearchError(f"the gene {genes[place].name} of the space '{self.name}' has no value; give it one")
+            return found
 
-        def block() -> Block:
-            return self.kind.repaired(self._block([int(value()) for _ in self.kind.choices]))
+        choices, place, stages = len(self.kind.choices), 2, []
 
-        resolution, width, stages = int(value()), value(), []
-        cell = block() if self.kind.is_cell else None
+        def block(first: int) -> Block:
+            return self.kind.repaired(self._block([int(value(place)) for place in range(first, first + choices)]))
+
+        cell = None
+        if self.kind.is_cell:
+            cell, place = block(place), place + choices
         for stage in self.stages:
-            depth = int(value())
+            depth, place = int(value(place)), place + 1
             if cell is not None:
                 stages.append((cell,) * depth)
-                continue
-            stages.append(tuple(block() for _ in range(depth)))
-            for _ in range(len(self.kind.choices) * (max(stage.depths) - depth)):
-                next(left)
-        return Architecture(self.name, resolution, width, tuple(stages))
+            else:
+                stages.append(tuple(block(place + choices * number) for number in range(depth)))
+                place += choices * max(stage.depths)
+        return Architecture(self.name, int(value(0)), value(1), tuple(stages))
 
     def sample(self, rng: random.Random, input_shape: InputShape) -> Architecture:
         """One architecture, every choice uniform and independent; of cells, among those that compute anything."""
@@ -347,14 +350,19 @@ class SearchSpace(BaseModel):
     def _block_genes(self, name: str, choices: tuple[tuple[int, ...], ...]) -> list[Gene]:
         return [Gene(f"{name}.{choice.name}", each) for choice, each in zip(self.kind.choices, choices, strict=True)]
 
-    def _block(self, values: Sequence[int]) -> Block:
-        return Block(tuple((choice.letter, value) for choice, value in zip(self.kind.choices, values, strict=True)))
+    def _block(self, values: Iterable[int]) -> Block:
+        return _block(self.block, tuple(values))
+
+
+@cache
+def _block(kind: str, values: tuple[int, ...]) -> Block:
+    """Made once for all architectures: a search makes millions of them of a few dozen blocks."""
+    return Block(tuple((choice.letter, value) for choice, value in zip(KINDS[kind].choices, values, strict=True)))
 
 
 @cache
 def _valid_blocks(kind: str, choices: tuple[tuple[int, ...], ...]) -> tuple[Block, ...]:
-    letters = [choice.letter for choice in KINDS[kind].choices]
-    blocks = (Block(tuple(zip(letters, values, strict=True))) for values in itertools.product(*choices))
+    blocks = (_block(kind, values) for values in itertools.product(*choices))
     return tuple(filter(KINDS[kind].is_valid, blocks))
 
 
