@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -48,11 +49,10 @@ def grid_points(genes: Sequence[Gene]) -> Iterator[list[int]]:
     compound = compound_points(genes)
     yield from (compound[index] for index in _walk(len(compound), _coprime(len(compound), 1)))
     sizes = [len(gene.values) for gene in genes]
-    count = math.prod(sizes)
-    yield from (_digits(index, sizes) for index in _walk(count, _even_stride(sizes)))
+    yield from (_digits(index, sizes) for index in _walk(math.prod(sizes), _even_stride(sizes)))
 
 
-def compound_points(genes: Sequence[Gene]) -> list[list[int]]:
+def compound_points(genes: Sequence[Gene]) -> CompoundPoints:
     """The genotype of every compound scaling, from the smallest coefficient to the largest."""
     scaled = [gene for gene in genes if _kind(gene) in ("resolution", "width", "depth")]
     steps = {(step + 0.5) / (len(gene.values) - 1) for gene in scaled for step in range(len(gene.values) - 1)}
@@ -60,12 +60,30 @@ def compound_points(genes: Sequence[Gene]) -> list[list[int]]:
     for gene in genes:
         if gene not in scaled:
             levels[_kind(gene)] = max(len(gene.values), levels.get(_kind(gene), 1))
-    shares = [[level / max(1, count - 1) for level in range(count)] for count in levels.values()]
-    points = []
-    for coefficient, *same in itertools.product([0.0, *sorted(steps)], *shares):
-        share = dict(zip(levels, same, strict=True))
-        points.append([_value_at(gene, share.get(_kind(gene), coefficient)) for gene in genes])
-    return points
+    shares = {kind: [level / max(1, count - 1) for level in range(count)] for kind, count in levels.items()}
+    return CompoundPoints(tuple(genes), (0.0, *sorted(steps)), shares)
+
+
+@dataclass(frozen=True)
+class CompoundPoints:
+    """Genotypes, made when they are asked for: a space whose blocks have many choices has very many."""
+
+    genes: tuple[Gene, ...]
+    coefficients: tuple[float, ...]
+    shares: Mapping[str, list[float]]
+    """Of the way from the smallest to the largest value, for each kind of choice of a block."""
+
+    def __len__(self) -> int:
+        return math.prod(self._sizes)
+
+    def __getitem__(self, index: int) -> list[int]:
+        coefficient, *levels = _digits(range(len(self))[index], self._sizes)
+        share = {kind: self.shares[kind][level] for kind, level in zip(self.shares, levels, strict=True)}
+        return [_value_at(gene, share.get(_kind(gene), self.coefficients[coefficient])) for gene in self.genes]
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [len(self.coefficients), *map(len, self.shares.values())]
 
 
 def _kind(gene: Gene) -> str:
