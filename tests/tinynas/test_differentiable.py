@@ -1,4 +1,5 @@
 import math
+import random
 
 import numpy as np
 import pytest
@@ -272,6 +273,36 @@ def test_untrained_weights_learn_in_a_copy(supernet):
 def test_a_target_out_of_reach_asks_for_what_is_best(supernet):
     strategy = Differentiable(problem(supernet, max_latency_ms=10 * EVERY[-1]), FAST)
     assert costs(strategy.ask()).latency_ms > MIDDLE
+
+
+def cell_costs(architecture) -> Costs:
+    """Every cell costs what its edges do, more the deeper the stage; an edge whose start carries nothing is free."""
+    worth = (0, 1, 3, 4, 9)
+    macs = 500.0 * architecture.resolution
+    for number, cells in enumerate(architecture.stages):
+        for cell in cells:
+            alive = cell["a"] > 0
+            edges = cell["a"], cell["b"], cell["d"], *((cell["c"], cell["e"]) if alive else ()), cell["f"]
+            macs += 100 * (number + 1) * architecture.width * sum(worth[edge] for edge in edges)
+    return Costs(int(macs), 100, 1000, 1000, macs / 1000, macs / 10_000)
+
+
+def test_cells_share_their_genes(tmp_path):
+    edges = {f"edge{edge}": [0, 1, 2, 3, 4] for edge in ("01", "02", "12", "03", "13", "23")}
+    space = SearchSpace.model_validate(
+        SPACE.model_dump(exclude_unset=True) | {"name": "cells", "block": "cell", "choices": edges}
+    )
+    net = Supernet(space, make_data(tmp_path, SHAPE), settings=SETTINGS)
+    rng = random.Random(0)
+    limit = sorted(cell_costs(space.sample(rng, SHAPE)).latency_ms for _ in range(100))[50]
+    admission = Admission(Limits.from_mapping({"max_latency_ms": limit}), cell_costs)
+    strategy = Differentiable(Problem(space, SHAPE, admission, ("accuracy",), 10, 0, lambda: net), FAST)
+    asked = [strategy.ask() for _ in range(4)]
+    assert 0.95 * limit <= cell_costs(asked[0]).latency_ms <= limit
+    assert all(admission(each) for each in asked)
+    assert len(set(asked)) == 4
+    (distribution,) = strategy.distributions
+    assert all(logits.abs().sum() > 0 for logits in distribution.logits), "every gene has learned"
 
 
 def test_blocks_of_many_options_are_not_mixed(supernet, layout, tables, monkeypatch):

@@ -68,12 +68,17 @@ class Layout:
     stages: tuple[StageLayout, ...]
     subspaces: tuple[tuple[int, int], ...]
     """Every (resolution, width), as indices into their genes' values."""
+    shared: bool
+    """Whether all blocks have the same genes, as cells do, rather than each its own."""
 
     @classmethod
     def of(cls, space: SearchSpace, input_shape: InputShape) -> Layout:
         """The layout of ``space`` for a data set whose inputs are ``input_shape``."""
         genes = space.genes(input_shape)
         places = {gene.name: index for index, gene in enumerate(genes)}
+        common = tuple(
+            place for name, place in places.items() if name not in ("resolution", "width") and name[:5] != "stage"
+        )
         stages = []
         for number in range(len(space.stages)):
             depth_gene = places[f"stage{number}.depth"]
@@ -81,7 +86,7 @@ class Layout:
             blocks = []
             for index in range(max(depths)):
                 prefix = f"stage{number}.block{index}."
-                own = tuple(place for name, place in places.items() if name.startswith(prefix))
+                own = common or tuple(place for name, place in places.items() if name.startswith(prefix))
                 joint = math.prod(len(genes[gene].values) for gene in own) <= MAX_JOINT_OPTIONS
                 groups = [own] if joint else [(gene,) for gene in own]
                 blocks.append(
@@ -93,7 +98,7 @@ class Layout:
             stages.append(StageLayout(depth_gene, depths, tuple(blocks)))
         resolution, width = places["resolution"], places["width"]
         pairs = itertools.product(range(len(genes[resolution].values)), range(len(genes[width].values)))
-        return cls(space, input_shape, genes, resolution, width, tuple(stages), tuple(pairs))
+        return cls(space, input_shape, genes, resolution, width, tuple(stages), tuple(pairs), bool(common))
 
     def decode(self, genotype: Sequence[int]) -> Architecture:
         """The architecture that ``genotype`` stands for."""
@@ -123,12 +128,13 @@ class SubspaceCosts:
     """What the options of each item add at one resolution and width."""
 
     base: Floats
-    """(costs,) of the smallest architecture, in the order of ADDITIVE."""
+    """(costs,) of the architecture that the options are measured against, in the order of ADDITIVE."""
     base_peak: float
+    """Of the smallest architecture."""
     items: tuple[Floats, ...]
     """(options, costs) for each of ``Layout.items()``."""
     peaks: tuple[Floats, ...]
-    """(options,) the peak of the SRAM when everything else is smallest."""
+    """(options,) the peak of the SRAM when everything else is that of the base."""
 
     def predict(self, layout: Layout, genotype: Sequence[int]) -> tuple[Floats, float]:
         """The ADDITIVE costs and the peak of ``genotype``, which is of this sub-space."""
@@ -144,11 +150,10 @@ def tabulate(layout: Layout, subspace: tuple[int, int], costs: CostFunction) -> 
 
     A block that is not always there also carries what the deeper stage costs more.
     """
-    smallest = [0] * len(layout.genes)
-    smallest[layout.resolution_gene], smallest[layout.width_gene] = subspace
-    for stage in layout.stages:
-        smallest[stage.depth_gene] = stage.depths.index(min(stage.depths))
+    smallest = _shallow(layout, subspace, [0] * len(layout.genes))
     base = costs(layout.decode(smallest))
+    if layout.shared:
+        return _tabulate_shared(layout, subspace, costs, float(base.sram_bytes))
     rows: list[Floats] = []
     peaks: list[Floats] = []
     for stage in layout.stages:
@@ -176,3 +181,55 @@ def tabulate(layout: Layout, subspace: tuple[int, int], costs: CostFunction) -> 
                 rows.append(added + existence if number == 0 else added)
                 peaks.append(np.array([each.sram_bytes for each in measured], dtype=np.float64))
     return SubspaceCosts(additive_values(base), float(base.sram_bytes), tuple(rows), tuple(peaks))
+
+
+def _shallow(layout: Layout, subspace: tuple[int, int], genotype: Sequence[int]) -> list[int]:
+    """``genotype`` at the resolution and width of ``subspace``, every stage at its smallest depth."""
+    shallow = list(genotype)
+    shallow[layout.resolution_gene], shallow[layout.width_gene] = subspace
+    for stage in layout.stages:
+        shallow[stage.depth_gene] = stage.depths.index(min(stage.depths))
+    return shallow
+
+
+def _tabulate_shared(
+    layout: Layout, subspace: tuple[int, int], costs: CostFunction, smallest_peak: float
+) -> SubspaceCosts:
+    """`tabulate` where blocks share their genes: a block's options cost what the stage costs more when it is there.
+
+    The options of blocks that are always there cannot be told apart and are put down to the first. The base has the
+    middle value of every gene, since a cell whose other edges carry nothing would do without the one that is measured.
+    """
+    middle = _shallow(layout, subspace, [len(gene.values) // 2 for gene in layout.genes])
+
+    def measured(item: Item, option: Sequence[int], depth_gene: int | None = None, depth: int = 0) -> Costs:
+        changed = list(middle)
+        for gene, value in zip(item.genes, option, strict=True):
+            changed[gene] = value
+        if depth_gene is not None:
+            changed[depth_gene] = depth
+        return costs(layout.decode(changed))
+
+    base = additive_values(costs(layout.decode(middle)))
+    rows: list[Floats] = []
+    peaks: list[Floats] = []
+    for number, index, item in layout.items():
+        stage, ordered = layout.stages[number], sorted(layout.stages[number].depths)
+        depth = next(value for value in ordered if value > index)
+        if depth == ordered[0]:
+            found = [measured(item, option) for option in item.options]
+            added = np.stack([additive_values(each) for each in found]) - base
+            rows.append(added if (number, index) == (0, 0) else np.zeros_like(added))
+        else:
+            shallower = ordered[ordered.index(depth) - 1]
+            ends = stage.depths.index(shallower), stage.depths.index(depth)
+            found = [measured(item, option, stage.depth_gene, ends[1]) for option in item.options]
+            before = [measured(item, option, stage.depth_gene, ends[0]) for option in item.options]
+            added = np.stack(
+                [additive_values(more) - additive_values(less) for more, less in zip(found, before, strict=True)]
+            ) / (depth - shallower)
+            own = item.options.index(tuple(middle[gene] for gene in item.genes))
+            first_of_block = item is stage.blocks[index][0]
+            rows.append(added if first_of_block else added - added[own])
+        peaks.append(np.array([each.sram_bytes for each in found], dtype=np.float64))
+    return SubspaceCosts(base, smallest_peak, tuple(rows), tuple(peaks))

@@ -20,7 +20,7 @@ from tinynas.architecture import Architecture
 from tinynas.errors import SearchError
 from tinynas.evaluation import CostFunction, Evaluation
 from tinynas.strategies.additive_costs import ADDITIVE, PEAK, Floats, Layout, SubspaceCosts, tabulate
-from tinynas.strategies.distribution import Distribution, perturbed
+from tinynas.strategies.distribution import SMALLEST_SHARE, Distribution, perturbed
 from tinynas.strategies.hardening import Budget, harden
 from tinynas.strategies.learner import DifferentiableSettings, Learner
 from tinynas.strategies.problem import Problem
@@ -291,5 +291,6 @@ def _subspaces_within(budget: Budget, tables: Sequence[SubspaceCosts]) -> list[i
 def _reach(table: SubspaceCosts, name: str) -> tuple[float, float]:
     """About the lowest and the highest value of an additive cost in a sub-space."""
     column = ADDITIVE.index(name)
+    lowest = table.base[column] + sum(min(0.0, float(added[:, column].min())) for added in table.items)
     highest = table.base[column] + sum(float(added[:, column].max()) for added in table.items)
-    return float(table.base[column]), float(highest)
+    return max(float(lowest), SMALLEST_SHARE * float(table.base[column])), float(highest)

@@ -14,6 +14,8 @@ from tinynas.strategies.hardening import Scores
 
 SMOOTHNESS = 0.02
 """Of the highest peak, the scale on which the maximum over the units is smoothed."""
+SMALLEST_SHARE = 0.05
+"""Of the base's costs, what the expectation is at least: differences alone could make it negative."""
 
 
 class Distribution:
@@ -134,7 +136,7 @@ class ExpectedCosts:
             total = total + presence * (self.items[place] * probabilities[None, :, None]).sum(dim=1)
             raised = raised + presence * (torch.exp((self.peaks[place] - highest) / scale) @ probabilities)
         subspaces = distribution.subspace_scores(log_probabilities).exp()
-        expected = subspaces @ total
+        expected = subspaces @ torch.maximum(total, SMALLEST_SHARE * self.base)
         values = {name: expected[column] for column, name in enumerate(ADDITIVE)}
         values[PEAK] = subspaces @ (highest + scale * torch.log(raised.clamp_min(1e-30)))
         return {name: value * self.correction[name] for name, value in values.items()}

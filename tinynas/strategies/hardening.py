@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tinynas.architecture import Architecture
 from tinynas.evaluation import CostFunction, Costs
-from tinynas.strategies.additive_costs import ADDITIVE, PEAK, Floats, Layout, SubspaceCosts
+from tinynas.strategies.additive_costs import ADDITIVE, PEAK, Floats, Item, Layout, SubspaceCosts
 
 Integers = npt.NDArray[np.int64]
 
@@ -44,7 +44,7 @@ class Scores:
         depths = sum(
             float(scores[genotype[stage.depth_gene]]) for stage, scores in zip(layout.stages, self.depths, strict=True)
         )
-        return depths + sum(float(self.items[place][option]) for place, _, option in layout.active_items(genotype))
+        return depths + sum(float(self.items[place][option]) for place, _, option in _distinct(layout, genotype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,11 @@ def harden(
 ) -> Architecture | None:
     """The most probable architecture of ``subspace`` (indices of the resolution and the width) within ``budget``.
 
-    Its exact ``costs`` are within the budget. None when the attempts, which are capped, do not lead to one.
+    Its exact ``costs`` are within the budget. None when the attempts, which are capped, do not lead to one. Where
+    blocks share their genes, a choice's cost is not its own, and the repair starts from the most probable of all.
     """
+    if layout.shared:
+        return _repair(layout, table, scores, budget, costs, _likeliest(layout, subspace, scores))
     stretch, genotype = 1.0, None
     for _ in range(TRIES):
         found = most_probable(layout, table, subspace, scores, budget, stretch)
@@ -189,6 +192,8 @@ def _repair(
     """
     exact = costs(layout.decode(genotype))
     distance = budget.distance_of(exact)
+    if distance == 0:
+        return layout.decode(genotype)
     for _ in range(MAX_SWAPS):
         here, here_peak = table.predict(layout, genotype)
         score = scores.total(layout, genotype)
@@ -219,7 +224,7 @@ def _repair(
 
 def _neighbours(layout: Layout, genotype: list[int]) -> Iterator[list[int]]:
     """Every genotype that differs in one option of a block that is there, or in one stage's depth."""
-    for _, item, option in layout.active_items(genotype):
+    for _, item, option in _distinct(layout, genotype):
         for other, values in enumerate(item.options):
             if other != option:
                 changed = list(genotype)
@@ -232,3 +237,24 @@ def _neighbours(layout: Layout, genotype: list[int]) -> Iterator[list[int]]:
                 changed = list(genotype)
                 changed[stage.depth_gene] = depth
                 yield changed
+
+
+def _distinct(layout: Layout, genotype: list[int]) -> Iterator[tuple[int, Item, int]]:
+    """`Layout.active_items`, of those that share genes the first alone."""
+    seen: set[tuple[int, ...]] = set()
+    for place, item, option in layout.active_items(genotype):
+        if item.genes not in seen:
+            seen.add(item.genes)
+            yield place, item, option
+
+
+def _likeliest(layout: Layout, subspace: tuple[int, int], scores: Scores) -> list[int]:
+    genotype = [0] * len(layout.genes)
+    genotype[layout.resolution_gene], genotype[layout.width_gene] = subspace
+    for stage, depths in zip(layout.stages, scores.depths, strict=True):
+        genotype[stage.depth_gene] = int(depths.argmax())
+    for place, item, _ in _distinct(layout, genotype):
+        option = item.options[int(scores.items[place].argmax())]
+        for gene, value in zip(item.genes, option, strict=True):
+            genotype[gene] = value
+    return genotype

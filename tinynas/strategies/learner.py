@@ -173,6 +173,7 @@ class Learner:
 
     def _mixtures(self, log_probabilities: Sequence[Tensor], scores: Sequence[Tensor]) -> list[StageMixture]:
         mixtures, place = [], 0
+        drawn: dict[tuple[tuple[int, ...], ...], list[tuple[tuple[int, ...], Tensor]]] = {}
         for number, stage in enumerate(self._layout.stages):
             depths = [
                 (stage.depths[option], weight)
@@ -184,7 +185,9 @@ class Learner:
                 own = scores[place : place + len(items)]
                 place += len(items)
                 if index < deepest:
-                    weighted = self._weighted(own)
+                    genes = tuple(item.genes for item in items)
+                    weighted = drawn.get(genes) or self._weighted(own)  # blocks that share genes share the gates
+                    drawn[genes] = weighted
                     blocks.append([(self._block(number, index, options), weight) for options, weight in weighted])
             mixtures.append(StageMixture(depths, blocks))
         return mixtures
