@@ -84,8 +84,8 @@ def narrowing_charts(narrowing: Narrowing) -> tuple[Markup, Markup]:
 
 
 def sub_space_name(sub_space: SubSpace) -> str:
-    """A sub-space in a few characters."""
-    return f"{sub_space.resolution} px × {sub_space.width:g}"
+    """A sub-space as the text of its architectures has it."""
+    return f"r{sub_space.resolution}-w{sub_space.width:g}"
 
 
 def fit_chart(calibration: Calibration) -> Markup:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def model(home: Path, model_bytes: bytes) -> Path:
 def large_model(home: Path) -> Path:
     """An int8 model that fits no stm32f405."""
     space, shape = load_space("mobilenet"), (224, 224, 3)
-    architecture = space.sample(random.Random(0), shape)
+    architecture = replace(space.sample(random.Random(0), shape), resolution=224)
     (home / "large.tflite").write_bytes(write_tflite(with_random_weights(lower(architecture, space, shape, 10))))
     return Path("large.tflite")
 

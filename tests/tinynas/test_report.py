@@ -232,8 +232,8 @@ def test_studies_without_a_winner_say_so() -> None:
         "beats in accuracy and latency and SRAM at once",
         "4 evaluations by evolution",
         "Of each of 4 sub-spaces, 1,000 architectures were sampled and planned in 12.3 s",
-        "24 px × 0.5, 2.25 million, 50.0 % fit",
-        "1 24 px × 0.52.2550.0 28 px × 0.50.85030.0",
+        "r24-w0.5, 2.25 million, 50.0 % fit",
+        "1 r24-w0.52.2550.0 r28-w0.50.85030.0",
     ],
 )
 def test_number_appears(full: Page, number: str) -> None:

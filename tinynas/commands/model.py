@@ -18,7 +18,6 @@ from export.planner import Plan, plan
 from export.streams import INPUT_ROW
 from export.verify_plan import verify_plan
 from tinynas.architecture import Architecture
-from tinynas.candidate import parameters
 from tinynas.commands.layer_table import layer_table
 from tinynas.constraints import Limits
 from tinynas.cost_model import CostModel, current_cost_model, layer_features
@@ -28,6 +27,7 @@ from tinynas.evaluation import Costs
 from tinynas.lower import lower
 from tinynas.models import Model, load_model
 from tinynas.space import load_space
+from tinynas.unit_facts import parameters
 
 _NAMED_AT_THE_PEAK = 6
 """How many buffers are named where the arena is fullest."""
