@@ -50,14 +50,14 @@ class DifferentiableSettings(BaseModel):
     distribution, from architectures that it samples. None: whichever they need, trained already or not."""
     alone_epochs: NonNegativeInt = 1
     """How long weights learn alone, from uniform samples, where they learn."""
-    weight_steps: PositiveInt = 4
+    weight_steps: PositiveInt = 8
     """Of the weights before each one of the distribution, where they learn."""
     steps: PositiveInt = 200
     """Of the distribution; those of a front share them."""
     batch_size: PositiveInt = 64
     learning_rate: PositiveFloat = 0.05
     """Of Adam on the logits."""
-    weights_learning_rate: PositiveFloat = 0.05
+    weights_learning_rate: PositiveFloat = 0.1
     """Of the weights, at its peak, where they learn."""
     first_shortlist: PositiveInt = 32
     """Samples of the distribution that the shared weights judge before the first architecture is returned."""
