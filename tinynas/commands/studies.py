@@ -15,7 +15,7 @@ from tinynas.commands.layer_table import layer_table
 from tinynas.commands.model import check_plan, predict_plan
 from tinynas.errors import SearchError
 from tinynas.evaluation import Evaluation
-from tinynas.events import CandidateTrained, CostModelRefitted, Exported, Verified
+from tinynas.events import CandidateTrained, CostModelRefitted, Exported, SpaceNarrowed, Verified
 from tinynas.models import load_model
 from tinynas.report import write_report
 from tinynas.reporting import report_of
@@ -159,11 +159,20 @@ def _search_result(workspace: Workspace, outcome: SearchOutcome) -> dict[str, An
     return {
         "study": str(workspace.study.folder),
         "device": workspace.profile.name,
+        "narrowed": _narrowed(workspace),
         "trials": len(outcome.evaluations),
         "feasible": len(workspace.evaluations()),
         "rejected": outcome.rejected,
         "front": [_candidate(workspace, evaluation) for evaluation in workspace.front()],
     }
+
+
+def _narrowed(workspace: Workspace) -> dict[str, Any] | None:
+    """The resolution and width that were searched; None where the whole space was."""
+    for event in workspace.study.events_of(SpaceNarrowed):
+        if event.resolution is not None:
+            return {"resolution": event.resolution, "width": event.width}
+    return None
 
 
 def _candidate(workspace: Workspace, evaluation: Evaluation) -> dict[str, Any]:
