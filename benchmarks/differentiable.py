@@ -49,7 +49,7 @@ from tinynas.workers import on_one_core
 DEVICE, DATA, SPACE = "stm32f405", "fashion-mnist", "mobilenet_small"
 EPOCHS = 3
 TARGETS_MS = (5.0, 10.0, 20.0, 40.0)
-WEIGHTS = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+WEIGHTS = (0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
 SAMPLES = 16
 """Architectures that are drawn from the distribution of each weight."""
 LATER_SHARE = 2
