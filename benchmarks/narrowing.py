@@ -82,7 +82,7 @@ def rankings(device: str, side: int, samples: int) -> dict[str, Any]:
         "candidates_per_s": len(sub_spaces) * samples / seconds,
         "ours": [_entry(sub_space) for sub_space in ours[:LISTED]],
         "layer_by_layer": [_entry(sub_space) for sub_space in theirs[:LISTED]],
-        "place_of_layer_by_layer_best_in_ours": 1 + ours.index(theirs[0]),
+        "place_of_layer_by_layer_best_in_ours": 1 + ours.index(theirs[0]) if theirs[0].layer_by_layer.count else None,
         "kendall_tau": kendall_tau(
             [ours.index(sub_space) for sub_space in sub_spaces], [theirs.index(sub_space) for sub_space in sub_spaces]
         ),
@@ -258,23 +258,29 @@ def _print_rankings(result: dict[str, Any]) -> None:
     print(
         f"\n{result['device']}, inputs of {result['input']} pixels: {result['sub_spaces']} sub-spaces of "
         f"{result['samples']} samples in {result['seconds']:.1f} s ({result['candidates_per_s']:,.0f} a second); "
-        f"the layer-by-layer winner is number {result['place_of_layer_by_layer_best_in_ours']} of ours; Kendall tau of "
-        f"the rankings {result['kendall_tau']:.2f}\n"
+        f"{_place(result['place_of_layer_by_layer_best_in_ours'])}; Kendall tau of the rankings "
+        f"{result['kendall_tau']:.2f}\n"
     )
     print("| | ours | mean MACs | fit | layer by layer | mean MACs | fit |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for place, (one, other) in enumerate(zip(result["ours"], result["layer_by_layer"], strict=True), start=1):
         print(
-            f"| {place} | {one['resolution']} px × {one['width']:g} | {one['mean_macs'] / 1e6:.1f}M | "
-            f"{one['share']:.0%} | {other['resolution']} px × {other['width']:g} | "
+            f"| {place} | r{one['resolution']}-w{one['width']:g} | {one['mean_macs'] / 1e6:.1f}M | "
+            f"{one['share']:.0%} | r{other['resolution']}-w{other['width']:g} | "
             f"{other['layer_by_layer_mean_macs'] / 1e6:.1f}M | {other['layer_by_layer_share']:.0%} |"
         )
+
+
+def _place(place: int | None) -> str:
+    if place is None:
+        return "layer by layer nothing fits"
+    return f"the layer-by-layer winner is number {place} of ours"
 
 
 def _print_fronts(result: dict[str, Any]) -> None:
     print(
         f"\n{FRONT_SPACE} on {DATA}, at most {MAX_LATENCY_MS:g} ms on {FRONT_DEVICE}: narrowed to "
-        f"{result['resolution']} px × {result['width']:g}; both supernets trained for "
+        f"r{result['resolution']}-w{result['width']:g}; both supernets trained for "
         f"{result['supernet_seconds']:.0f} s, {result['evaluations']} evaluations, {result['seeds']} seeds\n"
     )
     print("| accuracies | figure | whole space | narrowed | p |")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import kernels
+from benchmarks import kernels, narrowing
 from export.graph import macs
 from tests.devices.toy_models import need
 
@@ -50,3 +50,13 @@ def test_it_measures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         assert row["work"] == 6 * 3 * 16 * 9
         assert row["work"] < row["instructions"] < row["cycles"]
         assert row["ratio"] == pytest.approx(row["cycles_per_work"] / row["floor"])
+
+
+def test_rankings_of_sub_spaces_differ_by_the_planner() -> None:
+    found = narrowing.rankings("stm32f405", 144, samples=4)
+    assert found["sub_spaces"] == 108
+    best, layer_by_layer = found["ours"][0], found["layer_by_layer"][0]
+    # Streamed, larger networks fit.
+    assert best["mean_macs"] > 1.5 * layer_by_layer["layer_by_layer_mean_macs"]
+    assert found["place_of_layer_by_layer_best_in_ours"] > 1
+    assert found["kendall_tau"] < 0.8

@@ -24,7 +24,7 @@ from tests.tinynas.conftest import Answer, Tinynas, finish, little
 from tinynas import stages
 from tinynas.lower import lower
 from tinynas.space import load_space
-from tinynas.strategies import STRATEGIES
+from tinynas.strategies import STRATEGIES, sampler
 from tinynas.study import Study
 
 Spawn = Callable[..., subprocess.Popen[str]]
@@ -183,6 +183,7 @@ def test_a_budget_that_nothing_fits(
     strategy: str, tinynas: Tinynas, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The closest architecture and what is in its way, before anything is trained."""
+    monkeypatch.setattr(sampler, "MAX_ATTEMPTS", 200)
     monkeypatch.setattr(stages, "train_supernet", lambda *_: pytest.fail("nothing fits, and something was trained"))
     options = [*little(data, "study"), "--strategy", strategy, "--max-flash", "9000", "--max-latency-ms", "50"]
     message = tinynas("search", *options).error
