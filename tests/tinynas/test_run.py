@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.devices.toy_models import need
@@ -144,6 +145,29 @@ def _check_export(tinynas: Tinynas, result: dict[str, Any]) -> None:
     assert checked["sram_bytes"] == by_text["sram_bytes"]
     by_id = tinynas("export", "study", "--candidate", by_text["candidate"], "-o", "other", "--json").json
     assert by_id == by_text
+
+
+def write_windows(path: Path) -> Path:
+    """240 windows of 40 samples of 3 axes; the axis that swings tells the class."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 240)
+    windows = rng.normal(0, 0.3, (240, 40, 1, 3)).astype(np.float32)
+    for window, label in zip(windows, labels, strict=True):
+        window[:, 0, label] += np.sin(np.arange(40) / 2 + rng.uniform(0, 6))
+    np.savez(path, x=windows, y=labels)
+    return path
+
+
+def test_run_of_sensor_windows(tinynas: Tinynas, home: Path) -> None:
+    """One dimension all the way: the space, the shared weights, the export, and the board."""
+    options = little(write_windows(home / "windows.npz"), "study", trials=3)
+    result = tinynas("run", *options, "--narrow", "--narrow-samples", 5, "--json").json
+    assert result["architecture"].startswith("sensor-r")
+    assert result["identical"] == result["inputs"] == 100
+    assert all(layer["output_shape"][2] == 1 for layer in result["layers"] if len(layer["output_shape"]) == 4)
+    page = Path("study/report.html").read_text()
+    assert "inputs of 40×1×3, 3 classes" in page
+    assert "--space sensor" in page
 
 
 def test_an_export_before_the_run_does_not_stand_in_for_its_own(tinynas: Tinynas, data: Path) -> None:
