@@ -8,8 +8,8 @@ accuracy and latency (the hypervolume of what it found, as a share of the true f
 limit that about half of the space breaks. What there is to be found in the supernet's space is what all runs together
 found.
 
-An evaluation of the table takes the seconds that the training took; of the supernet, those that the evaluation took; a
-strategy's own computing is added as measured. Intervals are 95 % of bootstrap means over the seeds; p is the
+An evaluation of the table takes the seconds that the training took; of the supernet, the processor time of the evaluation;
+a strategy's own computing is added, as processor time too, so that other work on the machine changes nothing. Intervals are 95 % of bootstrap means over the seeds; p is the
 probability of a difference to random search as large as seen if there were none (Mann-Whitney, one-sided).
 
 Usage: python -m benchmarks.strategies [--problems table supernet] [--supernet CHECKPOINT] [--seeds N] [--json]
@@ -120,9 +120,9 @@ class SupernetLandscape:
     def evaluate(self, architecture: Architecture) -> tuple[float, float]:
         if architecture not in self._known:
             supernet = self._supernet  # loading it is nobody's time
-            started = time.perf_counter()
+            started = time.process_time()
             accuracy = supernet.evaluate(architecture)
-            self._known[architecture] = accuracy, time.perf_counter() - started
+            self._known[architecture] = accuracy, time.process_time() - started
         return self._known[architecture]
 
     def supernet(self) -> Supernet:
@@ -169,17 +169,17 @@ def run(landscape: Landscape, strategy_name: str, objectives: tuple[str, ...], s
     steps: list[Step] = []
     clock = 0.0
     while len(steps) < landscape.evaluations or clock < landscape.seconds:
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             architecture = strategy.ask()
         except SpaceExhaustedError:
             break
-        clock += time.perf_counter() - started
+        clock += time.process_time() - started
         accuracy, seconds = landscape.evaluate(architecture)
         evaluation = Evaluation(architecture, admission.costs(architecture), accuracy)
-        started = time.perf_counter()
+        started = time.process_time()
         strategy.tell(evaluation)
-        clock += seconds + time.perf_counter() - started
+        clock += seconds + time.process_time() - started
         steps.append(Step(clock, str(architecture), accuracy, evaluation.costs.latency_ms))
     return Run(landscape.name, strategy_name, objectives, seed, tuple(steps))
 
