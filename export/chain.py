@@ -8,17 +8,21 @@ segments find places that suit the segments on both sides, the arena is no large
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from export.links import Cover, Link
-from export.schedule import align
+from export.schedule import ALIGNMENT, align
 from export.timetable import counter_bytes
 
 _NEVER = 1 << 40
 _SLACK = 0.005
 """What the arena is given beyond the need of its segments when their tensors find no places, as a fraction; then twice
 as much, until they do."""
+
+
+Stream = tuple[int, int, int, int, int]
+"""(bytes that it needs, where it stops, inner bytes, rows, displacement)."""
 
 
 class Step(NamedTuple):
@@ -87,76 +91,55 @@ def _by_itself(links: Sequence[Link], at: int, cover: Cover) -> Step:
     return Step(at, at + 1, cover, link.entering, link.leaving, cover.inner_bytes, cover.displacement, cover.units)
 
 
-class _Stream:
-    """A stream that grows link by link."""
-
-    __slots__ = (
-        "_base", "_cap", "_entering", "_leaving", "_links", "_rows", "_scratch", "_start", "_step",
-        "displacement", "inner", "need", "stop", "units",
-    )  # fmt: skip
-
-    def __init__(self, links: Sequence[Link], start: int) -> None:
-        first = links[start]
-        self._links = links
-        self._start = start
-        self.stop = start + 1
-        self._entering = first.entering
-        self.inner = self.units = self.need = self.displacement = 0
-        streamed = first.streamed
-        if streamed is None:
-            self.inner = _NEVER
+def streams_from(links: Sequence[Link], start: int) -> Iterator[Stream]:
+    """The streams that begin with link ``start``, from two links on, each one link longer than the last."""
+    streamed = links[start].streamed
+    if streamed is None:
+        return
+    entering = links[start].entering
+    inner, scratch, units = streamed.rings + streamed.scratch, streamed.scratch, streamed.units
+    first_step, _, _, kept, height_in, first_height, row_in, _ = streamed.rows
+    # With y rows of the last link complete, counting from 1, min(cap, step · (y - 1) + base) of the first link are.
+    cap, step, base = first_height, 1, 1
+    for stop in range(start + 1, len(links)):
+        link = links[stop]
+        if link.streamed is None:
             return
-        self._rows = streamed.rows
-        self._scratch = streamed.scratch
-        self.inner = streamed.rings + streamed.scratch
-        self.units = streamed.units
-        # With y rows of its last link complete, min(cap, step · (y - 1) + base) of its first link are.
-        self._cap, self._step, self._base = streamed.rows.height_out, 1, 1
-
-    def grow(self) -> bool:
-        """Take the next link in; False if there is none that can be streamed."""
-        if self.stop == len(self._links):
-            return False
-        link = self._links[self.stop]
-        streamed = link.streamed
-        if streamed is None:
-            return False
-        rings, scratch, input_ring, units, rows = streamed
-        self.stop += 1
-        self.units += units
-        self.inner += rings + input_ring
-        if scratch > self._scratch:
-            self.inner += scratch - self._scratch
-            self._scratch = scratch
-        row_step, row_start, row_cap, _, _, height_out, _, row_out = rows
-        step = self._step
-        self._cap = min(self._cap, step * (row_cap - 1) + self._base)
-        self._base += step * (row_start - 1)
-        self._step = step * row_step
-        self._leaving = link.leaving
-        self.displacement = self._displacement(height_out, row_out)
-        extent = self._entering + self.displacement if self.displacement > 0 else self._entering
-        self.need = self.inner + (extent if extent > link.leaving else link.leaving)
-        return True
-
-    def step(self) -> Step:
-        """As part of a plan."""
-        ends = self._entering, self._leaving
-        return Step(self._start, self.stop, None, *ends, self.inner, self.displacement, self.units)
-
-    def _displacement(self, height: int, row_bytes: int) -> int:
-        """Most by which the output's written bytes exceed the input's freed ones, while one of its rows is written."""
-        first, cap, step, base = self._rows, self._cap, self._step, self._base
-        freed = first.height_in if cap == first.height_out else max(0, first.step * cap - first.kept)
-        most = height * row_bytes - freed * first.row_in
-        climbing = min(height - 1, -(-(cap - base) // step)) if step else (height - 1 if base < cap else 0)
+        rings, its_scratch, input_ring, its_units, (row_step, row_start, row_cap, _, _, height, _, row_out) = (
+            link.streamed
+        )
+        units += its_units
+        inner += rings + input_ring
+        if its_scratch > scratch:
+            inner += its_scratch - scratch
+            scratch = its_scratch
+        its_cap = step * (row_cap - 1) + base
+        if its_cap < cap:
+            cap = its_cap
+        base += step * (row_start - 1)
+        step *= row_step
+        # The most by which the output's written bytes exceed the input's freed ones: when the last row is written, or
+        # the last one that the first link has work for, or the first, or where the input begins to be freed.
+        freed = height_in if cap == first_height else max(0, first_step * cap - kept)
+        most = height * row_out - freed * row_in
+        climbing = min(height - 1, -(-(cap - base) // step))
         if climbing > 0:
-            rate, begins = first.step * step, first.kept - first.step * base
-            turn = begins // rate if rate else 0
-            for y in {0, climbing - 1, min(max(turn, 0), climbing - 1), min(max(turn + 1, 0), climbing - 1)}:
-                freed = max(0, rate * y - begins)
-                most = max(most, (y + 1) * row_bytes - freed * first.row_in)
-        return align(most)
+            rate, freed = first_step * step, first_step * base - kept
+            if freed >= 0:
+                if row_out - freed * row_in > most:
+                    most = row_out - freed * row_in
+            else:
+                turn = min(-freed // rate, climbing - 1)
+                most = max(most, (turn + 1) * row_out)
+                if turn + 1 < climbing:
+                    most = max(most, (turn + 2) * row_out - (rate * (turn + 1) + freed) * row_in)
+            freed += rate * (climbing - 1)
+            if freed > 0 and climbing * row_out - freed * row_in > most:
+                most = climbing * row_out - freed * row_in
+        displacement = -(-most // ALIGNMENT) * ALIGNMENT
+        extent = entering + displacement if displacement > 0 else entering
+        leaving = link.leaving
+        yield inner + (extent if extent > leaving else leaving), stop + 1, inner, units, displacement
 
 
 def _choose(links: Sequence[Link], needs: list[int]) -> tuple[list[Step], int, dict[int, Cover], int]:
@@ -182,11 +165,12 @@ def _choose(links: Sequence[Link], needs: list[int]) -> tuple[list[Step], int, d
 def _least_need(links: Sequence[Link], alone: list[int]) -> int:
     floor = alone[0]
     """No plan needs less: it starts with the first link alone, or with a stream."""
-    stream = _Stream(links, 0)
     entering = links[0].entering
-    while stream.inner + entering < floor and stream.grow():
-        if stream.need < floor:
-            floor = stream.need
+    for need, _, inner, _, _ in streams_from(links, 0):
+        if need < floor:
+            floor = need
+        if inner + entering >= floor:
+            break
     hot = len(links)
     while hot and alone[hot - 1] <= floor:
         hot -= 1
@@ -196,14 +180,14 @@ def _least_need(links: Sequence[Link], alone: list[int]) -> int:
         if least[start + 1] > best:
             best = least[start + 1]
         if best > floor:
-            stream = _Stream(links, start)
             entering = links[start].entering
-            while stream.inner + entering < best and stream.grow():
-                need = stream.need
-                if least[stream.stop] > need:
-                    need = least[stream.stop]
+            for need, stop, inner, _, _ in streams_from(links, start):
+                if least[stop] > need:
+                    need = least[stop]
                 if need < best:
                     best = need
+                if inner + entering >= best or best <= floor:
+                    break
             least[start] = best if best > floor else floor
     return least[0]
 
@@ -230,12 +214,13 @@ def _fewest_rows(
             best, step = rows[start + 1] + cover.units, _by_itself(links, start, cover)
         else:
             best, next_hot, step = _NEVER, start, None
-        stream = _Stream(links, start)
-        room = limit - link.entering
-        while stream.inner <= room and stream.units < best and stream.grow():
-            if next_hot < stream.stop and stream.need <= limit and stream.units + rows[stream.stop] < best:
-                best = stream.units + rows[stream.stop]
-                step = stream.step()
+        entering = link.entering
+        for need, stop, inner, units, displacement in streams_from(links, start):
+            if inner + entering > limit or units >= best:
+                break
+            if need <= limit and stop > next_hot and units + rows[stop] < best:
+                best = units + rows[stop]
+                step = Step(start, stop, None, entering, links[stop - 1].leaving, inner, displacement, units)
         rows[start], chosen[start] = best, step
     steps, at = [], 0
     while at < cool:
@@ -305,40 +290,39 @@ def _entries(step: Step, exits: _Intervals, arena: int) -> _Intervals:
     _, _, _, entering, leaving, inner, displacement, _ = step
     top = arena - entering
     least, most = exits[0][0], exits[-1][1]
+    if not least and len(exits) == 1 and most == arena - leaving:  # in haste: a roomy arena
+        extent = entering + inner + displacement if displacement > 0 else entering + inner
+        if extent + (leaving if leaving > inner else inner) <= arena:
+            return [(0, top)]
+    # The output above the input and the inner bytes over both, or between them.
+    under = arena - leaving - inner
+    lowered = most if most <= under else next((min(high, under) for low, high in reversed(exits) if low <= under), -1)
+    low_end = max(lowered, most - inner) - entering
+    # The output below it and the inner bytes under both, or between them.
+    raised = least if least >= inner else next((max(low, inner) for low, high in exits if high >= inner), arena)
+    high_start = min(max(raised + displacement, inner), least + leaving + inner)
+    if low_end >= -1 and high_start <= low_end + 1 and high_start <= top:
+        return [(0, top)]
     found = []
-    # The output below: the inner bytes under both, over both, or between them.
-    if inner:
-        raised = next((max(low, inner) for low, high in exits if high >= inner), None)
-        if raised is not None and raised + displacement <= top:
-            found.append((max(raised + displacement, inner), top))
-        if least <= arena - leaving - inner and least + displacement <= top - inner and inner <= top:
-            found.append((max(least + displacement, 0), top - inner))
-        if least + leaving + inner <= top:
-            found.append((least + leaving + inner, top))
-        # The output above.
-        if inner <= most - entering:
-            found.append((inner, most - entering))
-        under = arena - leaving - inner
-        lowered = next((min(high, under) for low, high in reversed(exits) if low <= under), -1)
-        if lowered >= entering:
-            found.append((0, lowered - entering))
-        if most >= entering + inner:
-            found.append((0, most - entering - inner))
-    else:
-        if least + displacement <= top:
-            found.append((max(least + displacement, 0), top))
-        if most >= entering:
-            found.append((0, most - entering))
+    if low_end >= 0:
+        found.append((0, low_end))
+    if high_start <= top:
+        found.append((high_start, top))
+    # The output below and the inner bytes over both; the output above and the inner bytes under both.
+    start = least + displacement if least + displacement > 0 else 0
+    if least <= under and start <= top - inner:
+        found.append((start, top - inner))
+    if inner <= most - entering:
+        found.append((inner, most - entering))
     if len(found) < 2:
         return found
     found.sort()
     merged = [found[0]]
     for low, high in found[1:]:
-        if low <= merged[-1][1] + 1:
-            if high > merged[-1][1]:
-                merged[-1] = merged[-1][0], high
-        else:
+        if low > merged[-1][1] + 1:
             merged.append((low, high))
+        elif high > merged[-1][1]:
+            merged[-1] = merged[-1][0], high
     return merged
 
 

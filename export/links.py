@@ -19,8 +19,18 @@ from devices.profile import InstructionSet
 from export.graph import Graph, OpKind
 from export.kernels import scratch_bytes
 from export.placement import bytes_alive, clearance, first_fit
-from export.schedule import RowAccess, align, elementwise, is_reduction, is_streamable, row_access, row_bytes, rows
-from export.segments import Cuts
+from export.schedule import (
+    RowAccess,
+    align,
+    elementwise,
+    is_reduction,
+    is_streamable,
+    is_windowed,
+    row_access,
+    row_bytes,
+    rows,
+)
+from export.segments import Cuts, shared_storage
 from export.streams import Tick, stream_ticks
 from export.timetable import Timetable
 
@@ -143,6 +153,8 @@ def _runs(graph: Graph) -> list[range] | None:
         last.update(dict.fromkeys(operator.outputs, layer))
         last.update(dict.fromkeys(graph.activations_in(operator), layer))
     last[graph.outputs[0]] = count
+    if any(last[operator.outputs[0]] == layer for layer, operator in enumerate(graph.operators)):
+        return None  # in a stream, what nobody reads keeps pace with what comes last
     runs, start = [], 0
     alive: set[int] = set(graph.inputs)
     for layer, operator in enumerate(graph.operators):
@@ -174,17 +186,17 @@ def part_of(graph: Graph, run: range) -> Graph:
 def _link(graph: Graph, instruction_set: InstructionSet) -> Link | None:
     operators = graph.operators
     scratch = tuple(scratch_bytes(graph, operator, instruction_set) for operator in operators)
-    whole = _cover(graph, scratch, None)
+    is_plain = len(operators) == 1 and is_windowed(graph, operators[0])
+    whole = _windowed_cover(graph, scratch) if is_plain else _cover(graph, scratch, None)
     if whole is None:
         return None
     streamed, alone = None, whole
     if all(is_streamable(graph, operator) for operator in operators):
-        streamed = _streamed(graph, scratch)
-        if len(operators) > 1:
-            through = _cover(graph, scratch, range(len(operators)))
-            assert through is not None
-            if through.need_bytes < whole.need_bytes:
-                alone = through
+        through = _cover(graph, scratch, range(len(operators))) if len(operators) > 1 else whole
+        assert through is not None
+        streamed = _streamed(graph, scratch, through.inner_bytes)
+        if through.need_bytes < whole.need_bytes:
+            alone = through
     entering, leaving = (align(graph.tensors[index].size_bytes) for index in (*graph.inputs, *graph.outputs))
     extent = entering + max(0, whole.displacement) + whole.inner_bytes
     roomy_need = extent + max(leaving, whole.inner_bytes)
@@ -256,30 +268,29 @@ def _cover(graph: Graph, scratch: Sequence[int], streamed: range | None) -> Cove
     return Cover(tuple(cuts), inner, displacement, inner + max(entering + max(0, displacement), leaving), units, count)
 
 
-def _streamed(graph: Graph, scratch: Sequence[int]) -> Streamed:
-    operators = graph.operators
-    layers = range(len(operators))
-    rings = 0
-    cuts: Cuts = (layers,)
-    if len(operators) > 1:
-        timetable = Timetable(graph, scratch, cuts)
-        rings = sum(
-            align(timetable.occupants[at].size_bytes)
-            for at, root in enumerate(timetable.roots)
-            if root not in (graph.inputs[0], timetable.storage[graph.outputs[0]])
-        )
-        written = timetable.storage[graph.outputs[0]]
-    else:
-        written = graph.outputs[0]
-    reductions = [layer for layer in layers if is_reduction(graph, operators[layer])]
-    shared = max((align(scratch[layer]) for layer in layers if layer not in reductions), default=0)
-    rings += sum(align(scratch[layer]) for layer in reductions)
-    ticks = stream_ticks(graph, layers)
-    source = graph.tensors[graph.inputs[0]]
+def _windowed_cover(graph: Graph, scratch: Sequence[int]) -> Cover:
+    """What `_cover` says of a single windowed layer, without its timetable: it is the most frequent link by far."""
+    source, target = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
+    access, row_in, row_out = row_access(graph, graph.operators[0]), row_bytes(source), row_bytes(target)
+    inner = align(scratch[0])
+    ahead = [(unit + 1) * row_out - access.first_needed(unit) * row_in for unit in range(access.units)]
+    displacement = align(max(ahead))
+    extent = max(align(source.size_bytes) + max(0, displacement), align(target.size_bytes))
+    return Cover((range(1),), inner, displacement, inner + extent, 0, 0)
+
+
+def _streamed(graph: Graph, scratch: Sequence[int], inner_bytes: int) -> Streamed:
+    """``inner_bytes`` are those of the link when it is a stream by itself."""
+    layers = range(len(graph.operators))
+    written = shared_storage(graph, (layers,))[graph.outputs[0]]
+    takes_turns = [layer for layer in layers if not is_reduction(graph, graph.operators[layer])]
+    shared = max((align(scratch[layer]) for layer in takes_turns), default=0)
     walk = _Walk(graph, written)
+    ticks = stream_ticks(graph, layers)
     for tick in ticks:
         walk.follow(tick)
-    return Streamed(rings, shared, align(walk.most_held * row_bytes(source)), len(ticks), walk.rows())
+    source = graph.tensors[graph.inputs[0]]
+    return Streamed(inner_bytes - shared, shared, align(walk.most_held * row_bytes(source)), len(ticks), walk.rows())
 
 
 class _Walk:
@@ -327,7 +338,7 @@ class _Walk:
         cap = asked[-1]
         climbing = [rows for rows in asked if rows < cap]
         steps = Counter(b - a for a, b in pairwise(climbing))
-        step = steps.most_common(1)[0][0] if steps else max(1, -(-self._height // len(asked)))
+        step = max(1, steps.most_common(1)[0][0]) if steps else -(-self._height // len(asked))
         start = min((rows - step * y for y, rows in enumerate(climbing)), default=cap)
         kept = max((step * (y + 1) - row for y, row in enumerate(needed[:-1])), default=0)
         source, target = (self._graph.tensors[index] for index in (*self._graph.inputs, *self._graph.outputs))

@@ -7,9 +7,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
+from typing import TypeVar
 
 from devices.profile import DeviceProfile
-from export.chain import Layout, lay_out
+from export.chain import Layout, all_steps, lay_out
 from export.flash import core_of, flash_bytes, schedule_bytes, symbols_bytes, walk_bytes
 from export.graph import Graph, total_macs
 from export.links import Cover, Link
@@ -21,6 +22,8 @@ from tinynas.evaluation import Costs
 from tinynas.lower import lower
 from tinynas.space import InputShape, SearchSpace, input_shape_at
 from tinynas.unit_facts import LinkCosts, UnitFacts, parameters, unit_facts
+
+_Value = TypeVar("_Value", int, float)
 
 _CHUNK = 500
 """Architectures that a process is given at a time."""
@@ -85,7 +88,6 @@ class CandidateCosts:
         units = self._units(architecture)
         links: list[Link] = []
         costs: list[LinkCosts] = []
-        symbols = 0
         macs = weights = 0
         flash = self.profile.reserved.flash_bytes
         for unit in units:
@@ -96,14 +98,12 @@ class CandidateCosts:
             macs += unit.macs
             weights += unit.parameters
             flash += unit.flash_bytes
-            symbols |= self._mask(unit.symbols)
         layout = lay_out(links)
-        run = _Run(links, costs)
-        run.follow(layout)
-        flash += sum(run.growth) + self._symbols_bytes(symbols)
+        cycles, growth, entries = _follow(costs, layout)
+        flash += growth + self._symbols_bytes(frozenset([unit.symbols for unit in units]))
         if layout.counter_bytes:
-            flash += self._walk_bytes + schedule_bytes(run.entries, len(run.cycles))
-        latency_ms = self.profile.latency_ms(sum(run.cycles))
+            flash += self._walk_bytes + schedule_bytes(entries, len(cycles))
+        latency_ms = self.profile.latency_ms(sum(cycles))
         return Costs(
             macs=macs,
             parameters=weights,
@@ -153,36 +153,23 @@ class CandidateCosts:
         """
         units = self._units(architecture)
         links = [link for unit in units for link in unit.links or ()]
-        apart = all(unit.links is not None for unit in units)
-        run = _Run(links, [cost for unit in units for cost in unit.costs])
-        if apart:
-            run.follow(lay_out(links))
+        costs = [cost for unit in units for cost in unit.costs]
+        if any(unit.links is None for unit in units):
+            found = [_LinkRun(sum(cost.cycles), 0, 0) for cost in costs]
         else:
-            run.whole()
-        found, layer, link = [], 0, 0
-        for unit in units:
-            layers = range(layer, layer + sum(len(cost.cycles) for cost in unit.costs))
-            own = range(link, link + len(unit.links or ()))
-            sram = self._sram_of(run, links, own) if apart else unit.classical_bytes
-            found.append(
-                UnitCosts(
-                    self.profile.latency_ms(sum(run.cycles[layers.start : layers.stop])),
-                    unit.flash_bytes + sum(run.growth[layers.start : layers.stop]),
-                    sram,
-                )
-            )
-            layer, link = layers.stop, own.stop
-        return tuple(found)
+            found = _runs_of(links, costs, lay_out(links))
+        rest = iter(found)
+        return tuple(self._of_unit(unit, [next(rest) for _ in unit.costs]) for unit in units)
 
-    @staticmethod
-    def _sram_of(run: _Run, links: Sequence[Link], own: range) -> int:
-        alone = [need for at, need in run.needs.items() if at in own]
-        rings = sum(
-            streamed.rings + streamed.input_ring
-            for streamed in (links[at].streamed for at in own if at not in run.needs)
-            if streamed is not None
+    def _of_unit(self, unit: UnitFacts, runs: Sequence[_LinkRun]) -> UnitCosts:
+        rings = sum(run.ring_bytes for run in runs)
+        return UnitCosts(
+            latency_ms=self.profile.latency_ms(sum(run.cycles for run in runs)),
+            flash_bytes=unit.flash_bytes + sum(run.growth for run in runs),
+            sram_bytes=max(rings, *(run.need_bytes for run in runs))
+            if unit.links is not None
+            else unit.classical_bytes,
         )
-        return max([rings, *alone])
 
     # --- facts that are kept -----------------------------------------------------------------------------------------
 
@@ -195,34 +182,18 @@ class CandidateCosts:
         return {}
 
     @cached_property
-    def _masks(self) -> dict[frozenset[str], int]:
-        return {}
-
-    @cached_property
-    def _bits(self) -> dict[str, int]:
-        return {}
-
-    @cached_property
-    def _sizes(self) -> dict[int, int]:
+    def _sizes(self) -> dict[frozenset[frozenset[str]], int]:
         return {}
 
     @cached_property
     def _walk_bytes(self) -> int:
         return walk_bytes(core_of(self.profile))
 
-    def _mask(self, symbols: frozenset[str]) -> int:
-        """The symbols as bits."""
-        mask = self._masks.get(symbols)
-        if mask is None:
-            mask = sum(1 << self._bits.setdefault(symbol, len(self._bits)) for symbol in symbols)
-            self._masks[symbols] = mask
-        return mask
-
-    def _symbols_bytes(self, mask: int) -> int:
-        size = self._sizes.get(mask)
+    def _symbols_bytes(self, symbols: frozenset[frozenset[str]]) -> int:
+        """The code of the functions that units need."""
+        size = self._sizes.get(symbols)
         if size is None:
-            used = (symbol for symbol, bit in self._bits.items() if mask >> bit & 1)
-            size = self._sizes[mask] = symbols_bytes(used, core_of(self.profile))
+            size = self._sizes[symbols] = symbols_bytes(frozenset().union(*symbols), core_of(self.profile))
         return size
 
     def _units(self, architecture: Architecture) -> list[UnitFacts]:
@@ -282,55 +253,69 @@ class CandidateCosts:
                 (stage.later if number else stage.first)[block] = next(units)
 
 
-class _Run:
-    """What running the links as a layout says costs, layer by layer."""
+def _follow(costs: Sequence[LinkCosts], layout: Layout) -> tuple[list[float], int, int]:
+    """Cycles of each layer, bytes of flash that streamed layers take more than others, and entries of the schedule."""
+    cycles: list[float] = []
+    growth = entries = 0
+    for start, stop, cover, _, _, _, _, units in layout.steps:
+        if cover is None:
+            for cost in costs[start:stop]:
+                cycles += cost.streamed_cycles
+                growth += cost.streamed_flash
+            entries += units
+        elif not cover.streamed:
+            cycles += costs[start].cycles
+            entries += len(costs[start].cycles)
+        else:
+            cycles += _partly(costs[start].cycles, costs[start].streamed_cycles, cover)
+            growth += sum(_partly(costs[start].no_growth, costs[start].growth, cover))
+            entries += units + len(costs[start].cycles) - cover.streamed
+    exceptions = layout.exceptions
+    for at in range(layout.cool, len(costs)):
+        cost = costs[at]
+        if at in exceptions:
+            cover = exceptions[at]
+            cycles += _partly(cost.cycles, cost.streamed_cycles, cover)
+            growth += sum(_partly(cost.no_growth, cost.growth, cover))
+            entries += cover.units + len(cost.cycles) - cover.streamed
+        else:
+            cycles += cost.cycles
+            entries += len(cost.cycles)
+    return cycles, growth, entries
 
-    __slots__ = ("_costs", "_links", "cycles", "entries", "growth", "needs")
 
-    def __init__(self, links: Sequence[Link], costs: Sequence[LinkCosts]) -> None:
-        self._links = links
-        self._costs = costs
-        self.cycles: list[float] = []
-        self.growth: list[int] = []
-        """Bytes of flash that the layers that stream take more than if they ran whole."""
-        self.entries = 0
-        """Of the schedule."""
-        self.needs: dict[int, int] = {}
-        """Bytes that each link needs that is run by itself."""
+def _partly(whole: tuple[_Value, ...], streamed: tuple[_Value, ...], cover: Cover) -> list[_Value]:
+    """The values of each layer of a link: those of ``streamed`` where ``cover`` streams it."""
+    return [value for cut in cover.cuts for value in (streamed if len(cut) > 1 else whole)[cut.start : cut.stop]]
 
-    def whole(self) -> None:
-        """Run every link layer by layer."""
-        for cost in self._costs:
-            self.cycles += cost.cycles
 
-    def follow(self, layout: Layout) -> None:
-        """Run the links as ``layout`` does."""
-        for step in layout.steps:
-            if step.cover is not None:
-                self._alone(step.start, step.cover)
+@dataclass(frozen=True, slots=True)
+class _LinkRun:
+    """What one link of a layout costs."""
+
+    cycles: float
+    growth: int
+    """Bytes of flash."""
+    need_bytes: int
+    """If it is run by itself, else 0."""
+    ring_bytes: int = 0
+    """In a stream."""
+
+
+def _runs_of(links: Sequence[Link], costs: Sequence[LinkCosts], layout: Layout) -> list[_LinkRun]:
+    runs = []
+    for step in all_steps(links, layout):
+        for at in range(step.start, step.stop):
+            cost, streamed = costs[at], links[at].streamed
+            if step.cover is None:
+                assert streamed is not None
+                rings = streamed.rings + (streamed.input_ring if at > step.start else 0)
+                runs.append(_LinkRun(sum(cost.streamed_cycles), cost.streamed_flash, 0, rings))
             else:
-                for cost in self._costs[step.start : step.stop]:
-                    self.cycles += cost.streamed_cycles
-                    self.growth += cost.streamed_flash
-                self.entries += step.units
-        for at in range(layout.cool, len(self._links)):
-            self._alone(at, layout.exceptions.get(at))
-
-    def _alone(self, at: int, cover: Cover | None) -> None:
-        cost = self._costs[at]
-        cover = cover or self._links[at].whole
-        self.needs[at] = cover.need_bytes
-        if not cover.streamed:
-            self.cycles += cost.cycles
-            self.growth += cost.not_streamed
-            self.entries += len(cost.cycles)
-            return
-        self.entries += cover.units + len(cost.cycles) - cover.streamed
-        for cut in cover.cuts:
-            part = slice(cut.start, cut.stop)
-            is_streamed = len(cut) > 1
-            self.cycles += (cost.streamed_cycles if is_streamed else cost.cycles)[part]
-            self.growth += (cost.streamed_flash if is_streamed else cost.not_streamed)[part]
+                cycles = sum(_partly(cost.cycles, cost.streamed_cycles, step.cover))
+                growth = sum(_partly(cost.no_growth, cost.growth, step.cover))
+                runs.append(_LinkRun(cycles, growth, step.need_bytes))
+    return runs
 
 
 _costs: CandidateCosts | None = None

@@ -28,10 +28,12 @@ class LinkCosts:
     """Zero-wait cycles of each layer that runs whole."""
     streamed_cycles: tuple[float, ...]
     """The same of each layer when it is streamed."""
-    streamed_flash: tuple[int, ...]
-    """Bytes that each layer's function grows by when it is streamed."""
-    not_streamed: tuple[int, ...]
+    growth: tuple[int, ...]
+    """Bytes that each layer's function takes more when it is streamed."""
+    no_growth: tuple[int, ...]
     """A zero for each layer."""
+    streamed_flash: int
+    """The sum of ``growth``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +112,9 @@ def _costs(
     costs, start = [], 0
     for layers in [link.layers for link in links] if links is not None else [len(graph.operators)]:
         part = slice(start, start + layers)
-        costs.append(LinkCosts(tuple(whole[part]), tuple(streamed[part]), tuple(growth[part]), (0,) * layers))
+        costs.append(
+            LinkCosts(tuple(whole[part]), tuple(streamed[part]), tuple(growth[part]), (0,) * layers, sum(growth[part]))
+        )
         start += layers
     return tuple(costs)
 

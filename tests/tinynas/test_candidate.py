@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -11,10 +12,11 @@ from export.codegen import generate
 from export.flash import flash_bytes
 from export.graph import total_macs
 from export.synthetic import with_random_weights
+from tinynas.architecture import Block
 from tinynas.candidate import CandidateCosts, parameters
 from tinynas.cost_model import CostModel, prior
 from tinynas.errors import SearchError
-from tinynas.space import InputShape, load_space
+from tinynas.space import InputShape, load_space, space_names
 
 SPACE = load_space("mobilenet_small")
 SHAPE: InputShape = (28, 28, 1)
@@ -71,3 +73,85 @@ def test_an_architecture_of_another_data_set_is_an_error() -> None:
     architecture = SPACE.sample(random.Random(1), SHAPE)
     with pytest.raises(SearchError, match="resolution"):
         costs_on(DEVICE, shape=(200, 1, 6))(architecture)
+
+
+# --- the filter's quick way against the compiler's --------------------------------------------------------------------
+
+SHAPES: dict[str, InputShape] = {
+    "mobilenet": (96, 96, 3),
+    "mobilenet_small": (28, 28, 1),
+    "resnet": (32, 32, 3),
+    "sensor": (128, 1, 6),
+    "nasbench201": (32, 32, 3),
+}
+COUNTS = {"mobilenet": 12, "mobilenet_small": 12, "sensor": 12}
+"""Candidates compared; networks of branches are planned whole, slowly, and 2 of each must do."""
+
+
+def test_every_space_is_compared() -> None:
+    assert set(SHAPES) == set(space_names())
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("device", ["stm32f405", "rp2040"])
+def test_the_filter_says_what_the_compiler_says(name: str, device: str) -> None:
+    profile, space = load_profile(device), load_space(name)
+    costs = CandidateCosts(space, SHAPES[name], 10, profile, prior(profile.core))
+    rng = random.Random(f"{name} on {device}")
+    architectures = [space.sample(rng, SHAPES[name]) for _ in range(COUNTS.get(name, 2))]
+    first = [costs(architecture) for architecture in architectures]
+    assert first == [costs.compiled(architecture) for architecture in architectures]
+    assert first == [costs(architecture) for architecture in architectures], "what is kept is not what was worked out"
+
+
+def test_a_window_as_a_mobilenet_is_compared() -> None:
+    costs = costs_on(DEVICE, shape=(128, 1, 6))
+    for seed in range(6):
+        architecture = SPACE.sample(random.Random(seed), (128, 1, 6))
+        assert costs(architecture) == costs.compiled(architecture)
+
+
+def test_known_units_do_not_let_strange_architectures_in() -> None:
+    costs = costs_on(DEVICE)
+    good = SPACE.sample(random.Random(1), SHAPE)
+    costs(good)
+    first, *rest = good.stages
+    for stages in [(first * 9, *rest), (first, *rest, first), ((Block.parse("k9e1"),), *rest)]:
+        with pytest.raises(SearchError, match="not in the space"):
+            costs(dataclasses.replace(good, stages=stages))
+    with pytest.raises(SearchError, match="not in the space"):
+        costs(dataclasses.replace(good, space="other"))
+
+
+def test_layer_by_layer_sram_by_hand() -> None:
+    """Inputs, output and the residual of every layer, in bytes of int8."""
+    costs = costs_on(DEVICE)
+    for seed in range(8):
+        architecture = SPACE.sample(random.Random(seed), SHAPE)
+        graph = costs.graph(architecture)
+        last = {index: layer for layer, op in enumerate(graph.operators) for index in graph.activations_in(op)}
+        most, alive = 0, set(graph.inputs)
+        for layer, operator in enumerate(graph.operators):
+            alive |= set(operator.outputs)
+            most = max(most, sum(graph.tensors[index].size_bytes for index in alive))
+            alive = {index for index in alive if last.get(index, layer) > layer}
+        assert costs.layer_by_layer_sram(architecture) == most
+        assert costs(architecture).sram_bytes < most
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_units_add_up(seed: int) -> None:
+    costs = costs_on(DEVICE)
+    architecture = SPACE.sample(random.Random(seed), SHAPE)
+    units, whole = costs.unit_costs(architecture), costs(architecture)
+    assert len(units) == len(SPACE.units(architecture, SHAPE, 10))
+    assert sum(unit.latency_ms for unit in units) == pytest.approx(whole.latency_ms)
+    assert 0.2 * whole.sram_bytes < max(unit.sram_bytes for unit in units) <= whole.sram_bytes
+    shared = whole.flash_bytes - sum(unit.flash_bytes for unit in units)
+    assert DEVICE.reserved.flash_bytes < shared < DEVICE.reserved.flash_bytes + 20_000
+
+
+def test_a_pool_gives_the_same_in_order() -> None:
+    costs = costs_on(DEVICE)
+    architectures = [SPACE.sample(random.Random(seed), SHAPE) for seed in range(6)]
+    assert list(costs.many(architectures, processes=2)) == [costs(architecture) for architecture in architectures]
