@@ -13,10 +13,11 @@ from export.flash import flash_bytes
 from export.graph import total_macs
 from export.synthetic import with_random_weights
 from tinynas.architecture import Block
-from tinynas.candidate import CandidateCosts, parameters
+from tinynas.candidate import CandidateCosts
 from tinynas.cost_model import CostModel, prior
 from tinynas.errors import SearchError
 from tinynas.space import InputShape, load_space, space_names
+from tinynas.unit_facts import parameters
 
 SPACE = load_space("mobilenet_small")
 SHAPE: InputShape = (28, 28, 1)
