@@ -8,9 +8,10 @@ accuracy and latency (the hypervolume of what it found, as a share of the true f
 limit that about half of the space breaks. What there is to be found in the supernet's space is what all runs together
 found.
 
-An evaluation of the table takes the seconds that the training took; of the supernet, the processor time of the evaluation;
-a strategy's own computing is added, as processor time too, so that other work on the machine changes nothing. Intervals are 95 % of bootstrap means over the seeds; p is the
-probability of a difference to random search as large as seen if there were none (Mann-Whitney, one-sided).
+An evaluation of the table takes the seconds that the training took; of the supernet, the processor time of the
+evaluation; a strategy's own computing is added, as processor time too, so that other work on the machine changes
+nothing. Intervals are 95 % of bootstrap means over the seeds; p is the probability of a difference to random search as
+large as seen if there were none (Mann-Whitney, one-sided).
 
 Usage: python -m benchmarks.strategies [--problems table supernet] [--supernet CHECKPOINT] [--seeds N] [--json]
 """
