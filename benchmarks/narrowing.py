@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -70,7 +71,8 @@ def rankings(device: str, side: int, samples: int) -> dict[str, Any]:
     profile, space, shape = load_profile(device), load_space("mobilenet"), (side, side, 3)
     costs = CandidateCosts(space, shape, CLASSES, profile, current_cost_model(profile))
     started = time.perf_counter()
-    sub_spaces = sample_sub_spaces(space, shape, costs, Limits.for_device(profile, {}), samples=samples)
+    limits = Limits.for_device(profile, {})
+    sub_spaces = sample_sub_spaces(space, shape, costs, limits, samples=samples, processes=os.cpu_count() or 1)
     seconds = time.perf_counter() - started
     ours, theirs = ranking(sub_spaces), ranking(sub_spaces, layer_by_layer=True)
     return {

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
+from multiprocessing import get_context
 from typing import TypeVar
 
 from devices.profile import DeviceProfile
@@ -134,7 +135,7 @@ class CandidateCosts:
             return
         rest = iter(architectures)
         chunks = iter(lambda: list(islice(rest, _CHUNK)), [])
-        with ProcessPoolExecutor(processes, initializer=_keep, initargs=(self,)) as pool:
+        with ProcessPoolExecutor(processes, get_context("spawn"), _keep, (self,)) as pool:
             for costs in pool.map(_costs_of, chunks):
                 yield from costs
 

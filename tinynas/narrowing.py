@@ -8,6 +8,7 @@ limits tell what the device has room for. Among networks that fit, more multiply
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,22 +70,27 @@ def sample_sub_spaces(
     *,
     samples: int = SAMPLES,
     seed: int = 0,
+    processes: int = 1,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[SubSpace, ...]:
     """Sample every sub-space of ``space``, by ascending resolution and width; the same seed gives the same samples.
 
     The samples are the same networks in every sub-space but for its resolution and width, so that their differences are
-    the sub-spaces' and not the samples'.
+    the sub-spaces' and not the samples'. Their costs are found by so many ``processes``.
     """
     rng = random.Random(seed)
     sampled = [space.sample(rng, input_shape) for _ in range(samples)]
     pairs = [(resolution, width) for resolution in space.resolutions(input_shape) for width in sorted(space.widths)]
+    of_pair = [
+        [dataclasses.replace(sample, resolution=resolution, width=width) for sample in sampled]
+        for resolution, width in pairs
+    ]
+    all_costs = costs.many(itertools.chain.from_iterable(of_pair), processes)
     found = []
-    for done, (resolution, width) in enumerate(pairs, start=1):
+    for done, ((resolution, width), architectures) in enumerate(zip(pairs, of_pair, strict=True), start=1):
         fitting, layer_by_layer = [], []
-        for sample in sampled:
-            architecture = dataclasses.replace(sample, resolution=resolution, width=width)
-            its_costs = costs(architecture)
+        for architecture in architectures:
+            its_costs = next(all_costs)
             if not limits.violations(its_costs):
                 fitting.append(its_costs.macs)
             whole = dataclasses.replace(its_costs, sram_bytes=costs.layer_by_layer_sram(architecture))

@@ -106,6 +106,7 @@ def narrow(workspace: Workspace) -> None:
             workspace.limits,
             samples=samples,
             seed=study.settings.seed,
+            processes=os.cpu_count() or 1,
             on_progress=lambda done, of: update(done, of, "sub-spaces"),
         )
     best = best_sub_space(sub_spaces)
