@@ -3,7 +3,7 @@
 
 Part one: the 108 sub-spaces of `mobilenet` on three devices and two input sizes, ranked by what fits with our planner
 and by what would fit layer by layer. Part two: on Fashion-MNIST, the same number of evaluations in the whole of
-`mobilenet_small` and in the sub-space that narrowing chooses, each by a supernet that was trained for the same time.
+`mobilenet_small` and in the sub-space that narrowing chooses, each by a supernet that was trained for the same epochs.
 The hypervolume of a front is told for several accuracies of the reference point, since a sub-space has no very fast
 networks: the lower that accuracy, the more these count. A supernet's accuracies are its own, and a narrow one's may be
 higher for the same network, so with ``--trained N`` the N most accurate networks of every front are also trained from
@@ -136,8 +136,8 @@ def fronts(
     assert best is not None
     left = space.restricted(data.input_shape, resolution=best.resolution, width=best.width)
     whole, narrowed = Supernet(space, data), Supernet(left, data)
-    seconds = whole.train(epochs=epochs, checkpoint=whole_checkpoint).seconds
-    narrowed.train(seconds=seconds, checkpoint=narrowed_checkpoint)
+    whole.train(epochs=epochs, checkpoint=whole_checkpoint)
+    narrowed.train(epochs=epochs, checkpoint=narrowed_checkpoint)
     runs = {
         name: [search(part, data, costs, supernet, seed, evaluations) for seed in range(seeds)]
         for name, part, supernet in (("whole", space, whole), ("narrowed", left, narrowed))
@@ -145,7 +145,7 @@ def fronts(
     result: dict[str, Any] = {
         "resolution": best.resolution,
         "width": best.width,
-        "supernet_seconds": seconds,
+        "supernet_epochs": epochs,
         "seeds": seeds,
         "evaluations": evaluations,
         "by_supernet": _figures(runs),
@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--whole", type=Path, default=Path("studies") / "supernet.safetensors")
     parser.add_argument("--narrowed", type=Path, default=Path("studies") / "supernet_narrowed.safetensors")
-    parser.add_argument("--supernet-epochs", type=int, default=5, help="of the whole space's; it is trained if missing")
+    parser.add_argument("--supernet-epochs", type=int, default=5, help="of both; they are trained if missing")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trained", type=int, default=0, help="of each front, to train from scratch")
     parser.add_argument("--quick", action="store_true", help="a minute's version, to see that it works")
@@ -283,7 +283,7 @@ def _print_fronts(result: dict[str, Any]) -> None:
     print(
         f"\n{FRONT_SPACE} on {DATA}, at most {MAX_LATENCY_MS:g} ms on {FRONT_DEVICE}: narrowed to "
         f"r{result['resolution']}-w{result['width']:g}; both supernets trained for "
-        f"{result['supernet_seconds']:.0f} s, {result['evaluations']} evaluations, {result['seeds']} seeds\n"
+        f"{result['supernet_epochs']} epochs, {result['evaluations']} evaluations, {result['seeds']} seeds\n"
     )
     print("| accuracies | figure | whole space | narrowed | p |")
     print("| --- | --- | --- | --- | --- |")
