@@ -7,6 +7,11 @@ from dataclasses import asdict, dataclass, fields
 
 from tinynas.errors import SearchError
 
+SMALL_DATA = 20_000
+"""Below so many training inputs an epoch is short: studies do more of them, and training takes smaller batches."""
+
+_SMALL_DATA_EPOCHS = {"supernet_epochs": 40, "scratch_epochs": 27, "finalist_epochs": 30}
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -26,6 +31,12 @@ class Effort:
     def as_settings(self) -> dict[str, int | float | str | bool]:
         """For `StudySettings.training`."""
         return asdict(self)
+
+    @classmethod
+    def for_data(cls, inputs: int, chosen: Mapping[str, int | float | str | bool]) -> Effort:
+        """The usual effort for so many training inputs, but for what is ``chosen``. Raises SearchError as `of` does."""
+        usual = _SMALL_DATA_EPOCHS if inputs < SMALL_DATA else {}
+        return cls.of({**usual, **chosen})
 
     @classmethod
     def of(cls, settings: Mapping[str, int | float | str | bool]) -> Effort:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tinynas.effort import Effort
+from tinynas.effort import SMALL_DATA, Effort
 
 if TYPE_CHECKING:  # pydantic takes a while to load, and --help does without it
     from tinynas.study import StudySettings
+
+_USUAL = f"By default the usual number, which is larger for less than {SMALL_DATA:,} training inputs."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,23 +66,31 @@ class StudyOptions:
         ),
     ] = "supernet"
     supernet_epochs: Annotated[
-        int, typer.Option("--supernet-epochs", min=1, help="Epochs of the weight-sharing supernet.")
-    ] = Effort.supernet_epochs
+        int | None,
+        typer.Option("--supernet-epochs", min=1, help=f"Epochs of the weight-sharing supernet. {_USUAL}"),
+    ] = None
     scratch_epochs: Annotated[
-        int, typer.Option("--scratch-epochs", min=1, help="Epochs of a candidate with --accuracy scratch, at most.")
-    ] = Effort.scratch_epochs
+        int | None,
+        typer.Option("--scratch-epochs", min=1, help=f"Most epochs of a candidate with --accuracy scratch. {_USUAL}"),
+    ] = None
     finalists: Annotated[int, typer.Option("--finalists", min=1, help="How many of the front are trained.")] = (
         Effort.finalists
     )
-    final_epochs: Annotated[int, typer.Option("--final-epochs", min=1, help="Epochs of each of them.")] = (
-        Effort.finalist_epochs
-    )
+    final_epochs: Annotated[
+        int | None, typer.Option("--final-epochs", min=1, help=f"Epochs of each of them. {_USUAL}")
+    ] = None
 
     def settings(self, device: str) -> StudySettings:
         """The settings of a study for ``device``. Raises SearchError for whatever they name that there is not."""
         from tinynas.objectives import parse_objectives
         from tinynas.workspace import make_settings
 
+        effort = {
+            "supernet_epochs": self.supernet_epochs,
+            "scratch_epochs": self.scratch_epochs,
+            "finalists": self.finalists,
+            "finalist_epochs": self.final_epochs,
+        }
         return make_settings(
             device=device,
             data_name=self.data,
@@ -89,12 +99,7 @@ class StudyOptions:
             trials=self.trials,
             seed=self.seed,
             limits=self._limits(),
-            training=Effort(
-                supernet_epochs=self.supernet_epochs,
-                scratch_epochs=self.scratch_epochs,
-                finalists=self.finalists,
-                finalist_epochs=self.final_epochs,
-            ).as_settings(),
+            training={name: value for name, value in effort.items() if value is not None},
             accuracy=self.accuracy,
             objectives=parse_objectives(self.objective),
             narrow_samples=self.narrow_samples if self.narrow else 0,

@@ -16,15 +16,13 @@ from torch.nn import functional as F
 
 from tinynas import checkpoint as checkpoints
 from tinynas.data import Array, DataSet, Labels
+from tinynas.effort import SMALL_DATA
 from tinynas.errors import SearchError
 from tinynas.network import resize
 from tinynas.space import input_shape_at
 
 EVALUATION_BATCH = 500
 """Images at a time when no gradient is kept: small enough to stay in a processor's cache."""
-
-SMALL_DATA = 20_000
-"""Below so many training images, `settings_for` takes smaller batches."""
 
 
 class TrainingSettings(BaseModel):

@@ -20,6 +20,7 @@ from tinynas.candidate import CandidateCosts
 from tinynas.constraints import Admission, Limits
 from tinynas.cost_model import CostModel, current_cost_model
 from tinynas.data import DataSet, data_names, load_data
+from tinynas.effort import Effort
 from tinynas.errors import SearchError
 from tinynas.evaluation import Evaluation
 from tinynas.events import CandidateTrained, CostModelRefitted, Measured, SpaceNarrowed
@@ -207,14 +208,15 @@ def make_settings(
     accuracy: str = "supernet",
     narrow_samples: int = 0,
 ) -> StudySettings:
-    """The settings of a new study; the default space and the device's own limits are filled in.
+    """The settings of a new study; the default space, the device's own limits and the usual effort are filled in.
 
     Paths become absolute: the study is looked at from other folders too.
     """
     profile = load_profile(device)
     if data_name not in data_names() and Path(data_name).exists():
         data_name = str(Path(data_name).resolve())
-    space = load_space(space_name) if space_name else default_space(load_data(data_name).input_shape)
+    data = load_data(data_name)
+    space = load_space(space_name) if space_name else default_space(data.input_shape)
     is_file = space_name is not None and space_name not in space_names()
     return StudySettings(
         device=device,
@@ -228,7 +230,7 @@ def make_settings(
         trials=trials,
         seed=seed,
         limits=Limits.for_device(profile, limits).as_mapping(),
-        training=training,
+        training=Effort.for_data(len(data.train_labels), training).as_settings(),
     )
 
 
