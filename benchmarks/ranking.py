@@ -5,7 +5,7 @@
   most 60 ms on stm32f405, each trained for three epochs on Fashion-MNIST with seed 0. What that came to is in
   data/ranking_scratch.csv. The interval is that of 10,000 bootstrap samples of the 30.
 - The same after the first and the second epoch of three: what successive halving decides by.
-- The predictor against the supernet: fitted to 200 accuracies of the supernet, asked for 100 others.
+- The predictor against the supernet: fitted to 400 accuracies of the supernet, asked for 100 others.
 
 Usage: python -m benchmarks.ranking [--checkpoint FILE] [--json] [--quick]
        python -m benchmarks.ranking --train     (an hour on one core; goes on where it stopped)
@@ -173,7 +173,7 @@ class Bench:
             for epoch in range(1, SCRATCH_EPOCHS)
         }
 
-        training_set, held_out = (40, 20) if quick else (200, 100)
+        training_set, held_out = (40, 20) if quick else (400, 100)
         asked = self.draw(training_set + held_out, PREDICTOR_SEED, frozenset(thirty))
         accuracies = np.array(
             _in_pieces(asked, lambda piece: supernet.evaluate_all(piece, images=by_images[-1].images))
