@@ -102,7 +102,7 @@ def test_run(tinynas: Tinynas, data: Path, home: Path, monkeypatch: pytest.Monke
 
     # The page tells how to do it again.
     page = Path("study/report.html").read_text()
-    assert "--supernet-epochs 1 --finalists 1 --final-epochs 1 -o study" in page
+    assert "--supernet-epochs 1 --scratch-epochs 27 --finalists 1 --final-epochs 1 -o study" in page
 
     _check_export(tinynas, result)
     # What was trained on and exported by hand since then does not confuse it.
