@@ -23,15 +23,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
 import torch
 from scipy.stats import mannwhitneyu
 
+from benchmarks.bootstrap import interval
 from devices.profile import load_profile
 from tinynas.architecture import Architecture
 from tinynas.candidate import CandidateCosts
@@ -172,16 +172,9 @@ def _figures(runs: dict[str, list[list[Evaluation]]]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"figure": name, "p": float(mannwhitneyu(narrowed, whole, alternative="greater").pvalue)}
         for kind, sample in (("whole", whole), ("narrowed", narrowed)):
             row[kind] = mean(sample)
-            row[f"{kind}_interval"] = _interval(sample)
+            row[f"{kind}_interval"] = interval(sample)
         rows.append(row)
     return rows
-
-
-def _interval(sample: Sequence[float]) -> tuple[float, float]:
-    """The central 95 % of the means of 10,000 bootstrap samples."""
-    drawn = np.random.default_rng(0).choice(np.array(sample), (10_000, len(sample)))
-    low, high = np.quantile(drawn.mean(axis=1), (0.025, 0.975))
-    return float(low), float(high)
 
 
 def _trained(

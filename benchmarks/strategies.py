@@ -11,7 +11,7 @@ found.
 An evaluation of the table takes the seconds that the training took; of the supernet, the processor time of the
 evaluation; a strategy's own computing is added, as processor time too, so that other work on the machine changes
 nothing. Intervals are 95 % of bootstrap means over the seeds; p is the probability of a difference to random search as
-large as seen if there were none (Mann-Whitney, one-sided).
+large as seen if there were none (Mann-Whitney, one-sided); the grid has no seed, so its runs are one and have no p.
 
 Usage: python -m benchmarks.strategies [--problems table supernet] [--supernet CHECKPOINT] [--seeds N] [--json]
 """
@@ -31,9 +31,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Protocol
 
-import numpy as np
 from scipy.stats import mannwhitneyu
 
+from benchmarks.bootstrap import interval
 from benchmarks.table import CLASSES, INPUT_SHAPE, Table
 from devices.profile import load_profile
 from tinynas.architecture import Architecture
@@ -275,22 +275,15 @@ def figures(landscape: Landscape, runs: Sequence[Run]) -> list[Figure]:
                 for strategy in dict.fromkeys(each.strategy for each in runs)
             }
             for strategy, sample in values.items():
-                low, high = _interval(sample)
+                low, high = interval(sample)
                 better = "less" if name == "regret" else "greater"
                 p = (
                     float(mannwhitneyu(sample, values["random"], alternative=better).pvalue)
-                    if strategy != "random" and "random" in values
+                    if strategy not in ("random", "grid") and "random" in values
                     else None
                 )
                 found.append(Figure(landscape.name, budget, name, strategy, mean(sample), low, high, p))
     return found
-
-
-def _interval(sample: Sequence[float]) -> tuple[float, float]:
-    """The central 95 % of the means of 10,000 bootstrap samples."""
-    drawn = np.random.default_rng(0).choice(np.array(sample), (10_000, len(sample)))
-    low, high = np.quantile(drawn.mean(axis=1), (0.025, 0.975))
-    return float(low), float(high)
 
 
 def main() -> None:
