@@ -490,7 +490,8 @@ def without_data(graph: Graph) -> Graph:
 def test_candidates_get_the_rewrites_of_shapes(case: tuple[Graph, list[np.ndarray]]) -> None:
     optimized = optimize(without_data(case[0]))
     assert all(tensor.data is None for tensor in optimized.tensors)
-    assert len(optimized.operators) <= len(case[0].operators) + 4
+    # Layers that are turned upright may get a view before and one after.
+    assert len(optimized.operators) <= 2 * len(case[0].operators) + 4
     check_supported(optimized)
 
 
