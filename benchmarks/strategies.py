@@ -154,11 +154,16 @@ class Run:
     steps: tuple[Step, ...]
 
 
+def costs_in(space: SearchSpace) -> CandidateCosts:
+    """The costs of the architectures of ``space`` on the device."""
+    profile = load_profile(DEVICE)
+    return CandidateCosts(space, INPUT_SHAPE, CLASSES, profile, current_cost_model(profile))
+
+
 def run(landscape: Landscape, strategy_name: str, objectives: tuple[str, ...], seed: int) -> Run:
     """Ask and tell until both budgets are used up."""
-    profile = load_profile(DEVICE)
-    costs = CandidateCosts(landscape.space, INPUT_SHAPE, CLASSES, profile, current_cost_model(profile))
-    admission = Admission(Limits.for_device(profile, {"max_latency_ms": landscape.max_latency_ms}), costs)
+    costs = costs_in(landscape.space)
+    admission = Admission(Limits.for_device(costs.profile, {"max_latency_ms": landscape.max_latency_ms}), costs)
     problem = Problem(
         landscape.space,
         INPUT_SHAPE,
@@ -234,8 +239,7 @@ class Figure:
 def best_of(landscape: Landscape, runs: Iterable[Run]) -> tuple[float, float]:
     """The highest accuracy within the latency limit, and the hypervolume of the front, that there are to be found."""
     if isinstance(landscape, TableLandscape):
-        profile = load_profile(DEVICE)
-        costs = CandidateCosts(landscape.space, INPUT_SHAPE, CLASSES, profile, current_cost_model(profile))
+        costs = costs_in(landscape.space)
         points = [
             (landscape.evaluate(architecture)[0], costs(architecture).latency_ms)
             for architecture in landscape.space.every(INPUT_SHAPE)

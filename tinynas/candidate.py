@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from typing import TypeVar
 
 from devices.profile import DeviceProfile
-from export.chain import Layout, all_steps, lay_out
+from export.chain import Layout, lay_out
 from export.flash import core_of, flash_bytes, schedule_bytes, symbols_bytes, walk_bytes
 from export.graph import Graph, total_macs
 from export.links import Cover, Link
@@ -28,17 +28,6 @@ _Value = TypeVar("_Value", int, float)
 
 _CHUNK = 500
 """Architectures that a process is given at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class UnitCosts:
-    """What one unit of an architecture adds to its costs."""
-
-    latency_ms: float
-    flash_bytes: int
-    """Its functions that other units may share are not in it."""
-    sram_bytes: int
-    """In a stream its rings, which add up; otherwise what its neediest layer needs, input and output included."""
 
 
 @dataclass(slots=True)
@@ -146,31 +135,6 @@ class CandidateCosts:
         SearchError if the architecture is not in the space.
         """
         return max([unit.classical_bytes for unit in self._units(architecture)])
-
-    def unit_costs(self, architecture: Architecture) -> tuple[UnitCosts, ...]:
-        """What each of the architecture's units adds, in the order of `SearchSpace.units`; in a stream where it is.
-
-        Of an architecture whose units cannot be planned apart, as they are when they run layer by layer.
-        """
-        units = self._units(architecture)
-        links = [link for unit in units for link in unit.links or ()]
-        costs = [cost for unit in units for cost in unit.costs]
-        if any(unit.links is None for unit in units):
-            found = [_LinkRun(sum(cost.cycles), 0, 0) for cost in costs]
-        else:
-            found = _runs_of(links, costs, lay_out(links))
-        rest = iter(found)
-        return tuple(self._of_unit(unit, [next(rest) for _ in unit.costs]) for unit in units)
-
-    def _of_unit(self, unit: UnitFacts, runs: Sequence[_LinkRun]) -> UnitCosts:
-        rings = sum(run.ring_bytes for run in runs)
-        return UnitCosts(
-            latency_ms=self.profile.latency_ms(sum(run.cycles for run in runs)),
-            flash_bytes=unit.flash_bytes + sum(run.growth for run in runs),
-            sram_bytes=max(rings, *(run.need_bytes for run in runs))
-            if unit.links is not None
-            else unit.classical_bytes,
-        )
 
     # --- facts that are kept -----------------------------------------------------------------------------------------
 
@@ -288,35 +252,6 @@ def _follow(costs: Sequence[LinkCosts], layout: Layout) -> tuple[list[float], in
 def _partly(whole: tuple[_Value, ...], streamed: tuple[_Value, ...], cover: Cover) -> list[_Value]:
     """The values of each layer of a link: those of ``streamed`` where ``cover`` streams it."""
     return [value for cut in cover.cuts for value in (streamed if len(cut) > 1 else whole)[cut.start : cut.stop]]
-
-
-@dataclass(frozen=True, slots=True)
-class _LinkRun:
-    """What one link of a layout costs."""
-
-    cycles: float
-    growth: int
-    """Bytes of flash."""
-    need_bytes: int
-    """If it is run by itself, else 0."""
-    ring_bytes: int = 0
-    """In a stream."""
-
-
-def _runs_of(links: Sequence[Link], costs: Sequence[LinkCosts], layout: Layout) -> list[_LinkRun]:
-    runs = []
-    for step in all_steps(links, layout):
-        for at in range(step.start, step.stop):
-            cost, streamed = costs[at], links[at].streamed
-            if step.cover is None:
-                assert streamed is not None
-                rings = streamed.rings + (streamed.input_ring if at > step.start else 0)
-                runs.append(_LinkRun(sum(cost.streamed_cycles), cost.streamed_flash, 0, rings))
-            else:
-                cycles = sum(_partly(cost.cycles, cost.streamed_cycles, step.cover))
-                growth = sum(_partly(cost.no_growth, cost.growth, step.cover))
-                runs.append(_LinkRun(cycles, growth, step.need_bytes))
-    return runs
 
 
 _costs: CandidateCosts | None = None

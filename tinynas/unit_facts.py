@@ -44,7 +44,7 @@ class UnitFacts:
     links: tuple[Link, ...] | None
     """None if only the whole network can be planned."""
     costs: tuple[LinkCosts, ...]
-    """Of each link; of all layers together if there are none."""
+    """Of each link; empty where only the whole network can be planned."""
     macs: int
     parameters: int
     flash_bytes: int
@@ -64,7 +64,7 @@ def unit_facts(
     output = graph.tensors[graph.outputs[0]].shape
     flash = [layer_flash(graph, op, profile.instruction_set, core_of(profile)) for op in graph.operators]
     links = _links(graph, profile)
-    costs = _costs(graph, links, flash, profile, cost_model)
+    costs = _costs(graph, links or (), flash, profile, cost_model)
     return UnitFacts(
         output=output[1:] if len(output) == 4 else (1, 1, output[1]),
         links=links,
@@ -98,7 +98,7 @@ def _shapes(graph: Graph) -> list[object]:
 
 
 def _costs(
-    graph: Graph, links: tuple[Link, ...] | None, flash: list[LayerFlash], profile: DeviceProfile, cost_model: CostModel
+    graph: Graph, links: tuple[Link, ...], flash: list[LayerFlash], profile: DeviceProfile, cost_model: CostModel
 ) -> tuple[LinkCosts, ...]:
     kernels = [kernel_of(graph, operator, profile.instruction_set) for operator in graph.operators]
     whole, streamed = (
@@ -110,7 +110,8 @@ def _costs(
     )
     growth = [layer.streamed_call - layer.call for layer in flash]
     costs, start = [], 0
-    for layers in [link.layers for link in links] if links is not None else [len(graph.operators)]:
+    for link in links:
+        layers = link.layers
         part = slice(start, start + layers)
         costs.append(
             LinkCosts(tuple(whole[part]), tuple(streamed[part]), tuple(growth[part]), (0,) * layers, sum(growth[part]))

@@ -140,18 +140,6 @@ def test_layer_by_layer_sram_by_hand() -> None:
         assert costs(architecture).sram_bytes < most
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_units_add_up(seed: int) -> None:
-    costs = costs_on(DEVICE)
-    architecture = SPACE.sample(random.Random(seed), SHAPE)
-    units, whole = costs.unit_costs(architecture), costs(architecture)
-    assert len(units) == len(SPACE.units(architecture, SHAPE, 10))
-    assert sum(unit.latency_ms for unit in units) == pytest.approx(whole.latency_ms)
-    assert 0.2 * whole.sram_bytes < max(unit.sram_bytes for unit in units) <= whole.sram_bytes
-    shared = whole.flash_bytes - sum(unit.flash_bytes for unit in units)
-    assert DEVICE.reserved.flash_bytes < shared < DEVICE.reserved.flash_bytes + 20_000
-
-
 def test_a_pool_gives_the_same_in_order() -> None:
     costs = costs_on(DEVICE)
     architectures = [SPACE.sample(random.Random(seed), SHAPE) for seed in range(6)]
