@@ -15,6 +15,7 @@ from devices.board import Measurement
 from devices.errors import DeviceError
 
 _SCHEMA = """
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS measurements (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   created_at TEXT NOT NULL,
@@ -40,6 +41,7 @@ CREATE TRIGGER IF NOT EXISTS measurements_never_change BEFORE UPDATE ON measurem
   BEGIN SELECT RAISE(ABORT, 'measurements are never changed'); END;
 CREATE TRIGGER IF NOT EXISTS measurements_never_go BEFORE DELETE ON measurements
   BEGIN SELECT RAISE(ABORT, 'measurements are never deleted'); END;
+COMMIT;
 """
 _BUSY_TIMEOUT_S = 30.0
 
@@ -77,7 +79,8 @@ class MeasurementStore:
         """Open the store at ``path``, or at the default place. Raises DeviceError when that is impossible."""
         self.path = path or default_store_path()
         with self._connected() as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
+            # The default journal, not WAL: to change to that, or to be the last that leaves it, takes a lock that is not
+            # waited for. Immediate, because a reader that becomes a writer would not wait either.
             connection.executescript(_SCHEMA)
 
     def add(

@@ -134,12 +134,13 @@ def emulate(path: Path, device: str, as_json: bool) -> None:
     graph = load_model(path).graph
     with EmulatedBoard(profile) as board, tempfile.TemporaryDirectory(prefix="tinynas-") as folder:
         port = board.serve(build_image(graph, profile, Path(folder)))
-        if as_json:
-            output.print_json({"port": port, "board": board.name, "model": graph.name})
-        else:
-            print(port, flush=True)
-        output.say(f"{board.name} runs '{graph.name}' at {port}, 115200 baud; press Ctrl-C to end it")
         try:
+            # First, so that whoever waits for the port may interrupt as soon as there is one.
+            output.say(f"{board.name} runs '{graph.name}' at {port}, 115200 baud; press Ctrl-C to end it")
+            if as_json:
+                output.print_json({"port": port, "board": board.name, "model": graph.name})
+            else:
+                print(port, flush=True)
             board.wait()
         except KeyboardInterrupt:
             output.say("ended")
