@@ -4,10 +4,11 @@ It answers in microseconds what a supernet answers in a second, and says how far
 by its genes, each value a coordinate of its own, and by the logarithms of its multiply-accumulates and parameters, so
 any search space will do. The covariance of two architectures is
 
-    linear(genes) + smooth(choices) + smooth(sizes) + noise
+    linear(genes) + smooth(genes, sizes) + noise
 
-with squared-exponential ``smooth`` terms; the amplitudes and lengths are those of the largest marginal likelihood
-(Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, sections 2.2 and 5.4). It is numpy alone.
+with a squared-exponential ``smooth`` that has a length of its own for each gene and size: it finds out which of them
+matter. Amplitudes and lengths are those of the largest marginal likelihood, the lengths held towards usual ones
+(Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, sections 2.2, 5.1 and 5.4). No torch.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
+from scipy.optimize import minimize
 
 from tinynas.architecture import Architecture
 from tinynas.errors import SearchError
@@ -34,12 +37,12 @@ Floats = npt.NDArray[np.float64]
 
 FEWEST_ACCURACIES = 8
 """Below so many there is nothing to learn from."""
-FIRST_HYPERPARAMETERS = (-0.5, 0.0, 1.0, 0.0, 1.0, -2.0)
-"""Natural logarithms: the linear term's amplitude; amplitude and length of choices and of sizes; the noise."""
-LARGEST_STEP, SMALLEST_STEP = 1.0, 0.06
-"""Of the search for hyperparameters, in their logarithms."""
-LIMIT = 5.0
-"""No hyperparameter is beyond e to this power, or below its inverse."""
+FIRST_AMPLITUDES = (-1.0, 0.0, 0.0)
+"""Natural logarithms of the noise's, the smooth term's and the linear term's standard deviation."""
+USUAL_WEIGHT, WEIGHT_DEVIATION = -4.0, 1.5
+"""Of the natural logarithm of a gene's or size's weight in the smooth term, the inverse of its squared length."""
+LIMIT = 8.0
+"""No hyperparameter, a logarithm, is further from 0."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +54,25 @@ class Features:
     costs: CostFunction
     """Of which multiply-accumulates and parameters count: those that no device changes."""
 
+    @property
+    def genes(self) -> tuple[slice, ...]:
+        """The columns of each gene in what a call returns first."""
+        ends = list(accumulate((len(gene.values) for gene in self.space.genes(self.input_shape)), initial=0))
+        return tuple(slice(first, end) for first, end in pairwise(ends))
+
     def __call__(self, architectures: Sequence[Architecture]) -> tuple[Floats, Floats]:
         """(N, values of all genes) zeros and ones, and (N, 2) natural logarithms.
 
         A gene that is not active, of a block beyond its stage's depth, is all zeros. Raises SearchError for an
         architecture that is not in the space.
         """
-        counts = [len(gene.values) for gene in self.space.genes(self.input_shape)]
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        choices = np.zeros((len(architectures), int(starts[-1])))
+        genes = self.genes
+        choices = np.zeros((len(architectures), genes[-1].stop))
         sizes = np.empty((len(architectures), 2))
         for row, architecture in enumerate(architectures):
-            for start, index in zip(starts, self.space.encode(architecture, self.input_shape), strict=False):
+            for gene, index in zip(genes, self.space.encode(architecture, self.input_shape), strict=True):
                 if index is not None:
-                    choices[row, start + index] = 1
+                    choices[row, gene.start + index] = 1
             costs = self.costs(architecture)
             sizes[row] = math.log(costs.macs), math.log(costs.parameters)
         return choices, sizes
@@ -75,7 +83,7 @@ class _Saved(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     space: str
     input_shape: tuple[int, int, int]
     training_set_sha256: str
@@ -99,15 +107,17 @@ class AccuracyPredictor:
         self._features = features
         choices, sizes = features(list(measured))
         self._centre, self._scale = sizes.mean(axis=0), np.maximum(sizes.std(axis=0), 1e-9)
-        self._choices, self._sizes = choices, (sizes - self._centre) / self._scale
+        self._genes = features.genes
+        self._known = choices, (sizes - self._centre) / self._scale
         accuracies = np.array(list(measured.values()))
         self._mean, self._spread = float(accuracies.mean()), max(float(accuracies.std()), 1e-9)
         self._targets = (accuracies - self._mean) / self._spread
-        parts = self._parts(self._choices, self._sizes)
+        products, distances = self._parts(*self._known)
         if hyperparameters is None:
-            hyperparameters = _climb(lambda logs: _likelihood(_covariance(parts, logs), self._targets, logs))
+            hyperparameters = _fit(products, distances, self._targets)
         self.hyperparameters = hyperparameters
-        self._factor = np.linalg.cholesky(_with_noise(_covariance(parts, hyperparameters), hyperparameters))
+        smooth, linear = _covariances(products, distances, hyperparameters)
+        self._factor = np.linalg.cholesky(smooth + linear + _noise(len(products), hyperparameters))
         self._weights = np.linalg.solve(self._factor.T, np.linalg.solve(self._factor, self._targets))
 
     def predict(self, architectures: Sequence[Architecture]) -> tuple[Floats, Floats]:
@@ -117,11 +127,11 @@ class AccuracyPredictor:
         space.
         """
         choices, sizes = self._features(architectures)
-        parts = self._parts(choices, (sizes - self._centre) / self._scale)
-        covariance = _covariance(parts, self.hyperparameters)
+        smooth, linear = _covariances(*self._parts(choices, (sizes - self._centre) / self._scale), self.hyperparameters)
+        covariance = smooth + linear
         explained = np.linalg.solve(self._factor, covariance.T)
-        linear, smooth, _, sizes_amplitude, _, noise = np.exp(2 * self.hyperparameters)
-        own = linear * (choices**2).sum(axis=1) / self._active + smooth + sizes_amplitude + noise
+        noise, smooth_variance, linear_variance = np.exp(2 * self.hyperparameters[: len(FIRST_AMPLITUDES)])
+        own = linear_variance * (choices**2).sum(axis=1) / len(self._genes) + smooth_variance + noise
         variance = np.maximum(own - (explained**2).sum(axis=0), 1e-12)
         return self._mean + self._spread * (covariance @ self._weights), self._spread * np.sqrt(variance)
 
@@ -157,66 +167,53 @@ class AccuracyPredictor:
         measured = {Architecture.parse(text): accuracy for text, accuracy in saved.accuracies.items()}
         return cls(features, measured, np.array(saved.hyperparameters))
 
-    @property
-    def _active(self) -> int:
-        """How many genes there are; it brings the genes' terms to the order of one."""
-        return len(self._features.space.genes(self._features.input_shape))
-
-    def _parts(self, choices: Floats, sizes: Floats) -> tuple[Floats, Floats, Floats]:
-        """Of each pair of given and measured: the product and the squared distance of choices, that of sizes."""
-        return (
-            choices @ self._choices.T / self._active,
-            _squared_distances(choices, self._choices) / self._active,
-            _squared_distances(sizes, self._sizes),
-        )
+    def _parts(self, choices: Floats, sizes: Floats) -> tuple[Floats, Floats]:
+        """Of each pair of N given and M known: (N, M) products, and (genes and sizes, N, M) squared distances."""
+        known_choices, known_sizes = self._known
+        distances = [_squared_distances(choices[:, gene], known_choices[:, gene]) for gene in self._genes]
+        distances += [(ours[:, None] - theirs) ** 2 for ours, theirs in zip(sizes.T, known_sizes.T, strict=True)]
+        return choices @ known_choices.T / len(self._genes), np.stack(distances)
 
 
 def _squared_distances(ours: Floats, theirs: Floats) -> Floats:
     squared: Floats = (ours**2).sum(axis=1)[:, None] + (theirs**2).sum(axis=1) - 2 * ours @ theirs.T
-    return np.maximum(squared, 0)
+    return squared
 
 
-def _covariance(parts: tuple[Floats, Floats, Floats], logs: Floats) -> Floats:
-    products, choices, sizes = parts
-    linear, choices_amplitude, choices_length, sizes_amplitude, sizes_length, _ = np.exp(2 * logs)
-    covariance: Floats = (
-        linear * products
-        + choices_amplitude * np.exp(-choices / (2 * choices_length))
-        + sizes_amplitude * np.exp(-sizes / (2 * sizes_length))
-    )
-    return covariance
+def _covariances(products: Floats, distances: Floats, hyperparameters: Floats) -> tuple[Floats, Floats]:
+    """The smooth and the linear term."""
+    amplitudes, weights = np.split(hyperparameters, [len(FIRST_AMPLITUDES)])
+    _, smooth, linear = np.exp(2 * amplitudes)
+    return smooth * np.exp(-0.5 * np.tensordot(np.exp(weights), distances, axes=1)), linear * products
 
 
-def _with_noise(covariance: Floats, logs: Floats) -> Floats:
-    return covariance + (math.exp(2 * logs[-1]) + 1e-9) * np.eye(len(covariance))
+def _noise(count: int, hyperparameters: Floats) -> Floats:
+    return (math.exp(2 * hyperparameters[0]) + 1e-9) * np.eye(count)
 
 
-def _likelihood(covariance: Floats, targets: Floats, logs: Floats) -> float:
-    """The logarithm of the marginal likelihood, less a constant."""
-    try:
-        factor = np.linalg.cholesky(_with_noise(covariance, logs))
-    except np.linalg.LinAlgError:
-        return -math.inf
-    whitened = np.linalg.solve(factor, targets)
-    return float(-0.5 * whitened @ whitened - np.log(np.diagonal(factor)).sum())
+def _fit(products: Floats, distances: Floats, targets: Floats) -> Floats:
+    """The hyperparameters of the largest posterior: the three amplitudes, then a weight for each distance."""
+    first = np.concatenate([FIRST_AMPLITUDES, np.full(len(distances), USUAL_WEIGHT)])
+    bounds = [(-LIMIT, LIMIT)] * len(first)
+    found = minimize(_loss, first, args=(products, distances, targets), jac=True, method="L-BFGS-B", bounds=bounds)
+    return np.asarray(found.x)
 
 
-def _climb(score: Callable[[Floats], float]) -> Floats:
-    """The hyperparameters of the best score: one after the other up or down, by steps that halve."""
-    best = np.array(FIRST_HYPERPARAMETERS)
-    reached, step = score(best), LARGEST_STEP
-    while step > SMALLEST_STEP:
-        improved = False
-        for index in range(len(best)):
-            for change in (step, -step):
-                other = best.copy()
-                other[index] = min(LIMIT, max(-LIMIT, other[index] + change))
-                found = score(other)
-                if found > reached:
-                    best, reached, improved = other, found, True
-        if not improved:
-            step /= 2
-    return best
+def _loss(hyperparameters: Floats, products: Floats, distances: Floats, targets: Floats) -> tuple[float, Floats]:
+    """The negative logarithm of the posterior, less a constant, and its gradient."""
+    smooth, linear = _covariances(products, distances, hyperparameters)
+    noise = _noise(len(targets), hyperparameters)
+    inverse = np.linalg.inv(smooth + linear + noise)
+    _, log_determinant = np.linalg.slogdet(inverse)
+    solved = inverse @ targets
+    weights = hyperparameters[len(FIRST_AMPLITUDES) :]
+    deviations = (weights - USUAL_WEIGHT) / WEIGHT_DEVIATION
+    loss = 0.5 * (targets @ solved - log_determinant + deviations @ deviations)
+    # With K's derivative D the loss changes by half the sum of (inverse - solved solvedᵀ) * D.
+    pull = inverse - np.outer(solved, solved)
+    amplitudes = [(pull * term).sum() for term in (noise, smooth, linear)]
+    lengths = -0.25 * np.exp(weights) * np.tensordot(distances, pull * smooth, axes=2)
+    return float(loss), np.concatenate([amplitudes, lengths + deviations / WEIGHT_DEVIATION])
 
 
 def _hash(features: Features, accuracies: dict[str, float]) -> str:

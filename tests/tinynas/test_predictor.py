@@ -86,7 +86,7 @@ def test_a_saved_predictor_predicts_the_same(predictor, tmp_path):
     for change, message in [
         ({"accuracies": {**saved["accuracies"], first: 0.99}}, "training set or the space changed"),
         ({"space": "other"}, "predicts for 'other'"),
-        ({"version": 2}, "holds no accuracy predictor"),
+        ({"version": 1}, "holds no accuracy predictor"),
     ]:
         path.write_text(json.dumps(saved | change))
         with pytest.raises(SearchError, match=message):
