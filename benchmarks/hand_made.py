@@ -6,8 +6,8 @@ winner's latency) and the part's memories on the study's emulated board. All of 
 then trained from scratch with the same epochs, schedule, augmentation and seeds.
 
 With --budgets the studies are made first: one for each latency in milliseconds, in FOLDER/<latency>ms, by what
-`tinynas run --objective accuracy --max-latency-ms …` does; they share one supernet. Whatever is done is kept in the
-studies, so that the same command goes on after an interruption.
+`tinynas run --objective accuracy --narrow --max-latency-ms …` does. Whatever is done is kept in the studies, so that the
+same command goes on after an interruption.
 
 Usage: python -m benchmarks.hand_made STUDY... [--epochs N] [--seeds N] [--json]
        python -m benchmarks.hand_made --budgets 5 10 20 50 --out FOLDER [--device D] [--data T] ...
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 import sys
 import tempfile
@@ -51,7 +50,8 @@ from tinynas.workspace import Workspace, make_settings
 
 RESULTS = "hand_made.json"
 """In a study's folder: the accuracies that are known, by network and seed."""
-SUPERNET = Path("checkpoints") / "supernet.safetensors"
+NARROW_SAMPLES = 1000
+"""Of each sub-space, as `tinynas run --narrow` takes by default."""
 
 
 @dataclass(frozen=True)
@@ -198,37 +198,22 @@ class Bench:
         )
 
 
-def make_studies(
-    budgets: Sequence[float], out: Path, device: str, data: str, effort: Effort, trials: int
-) -> list[Path]:
-    """One finished study for each latency budget in ms; the first one's supernet serves all."""
-    folders: list[Path] = []
-    for budget in budgets:
-        folder = out / f"{budget:g}ms"
-        if folders and not (folder / SUPERNET).exists():
-            # A study refuses a folder that is not empty, so this one is begun before it gets the supernet.
-            settings = _settings(device, data, budget, effort, trials)
-            Workspace.open(folder, settings).study.close()
-            (folder / SUPERNET).parent.mkdir(exist_ok=True)
-            shutil.copy2(folders[0] / SUPERNET, folder / SUPERNET)
-        result = run(folder, "emulator", _settings(device, data, budget, effort, trials))
-        print(f"{budget:g} ms: {json.dumps(result['winner'])}", file=sys.stderr)
-        folders.append(folder)
-    return folders
-
-
-def _settings(device: str, data: str, budget: float, effort: Effort, trials: int) -> StudySettings:
-    return make_settings(
-        device=device,
-        data_name=data,
+def make_study(budget_ms: float, folder: Path, options: argparse.Namespace) -> None:
+    """Make the study of one latency budget in ``folder``, or finish it."""
+    settings = make_settings(
+        device=options.device,
+        data_name=options.data,
         space_name=None,
         strategy="evolution",
         objectives=("accuracy",),
-        trials=trials,
+        trials=options.trials,
         seed=0,
-        limits={"max_latency_ms": budget},
-        training=effort.as_settings(),
+        limits={"max_latency_ms": budget_ms},
+        training=Effort(finalist_epochs=options.epochs).as_settings(),
+        narrow_samples=0 if options.whole_space else NARROW_SAMPLES,
     )
+    result = run(folder, "emulator", settings)
+    print(f"{budget_ms:g} ms: {json.dumps(result['winner'])}", file=sys.stderr)
 
 
 def main() -> None:
@@ -239,15 +224,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("studies/budgets"), help="where those go")
     parser.add_argument("--device", default="stm32f405")
     parser.add_argument("--data", default="fashion-mnist")
+    parser.add_argument("--whole-space", action="store_true", help="search it all: do not narrow it first")
     parser.add_argument("--trials", type=int, default=150)
     parser.add_argument("--epochs", type=int, default=Effort.finalist_epochs)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    studies = list(options.studies)
-    if options.budgets:
-        effort = Effort(finalist_epochs=options.epochs)
-        studies += make_studies(options.budgets, options.out, options.device, options.data, effort, options.trials)
+    made = {budget: options.out / f"{budget:g}ms" for budget in options.budgets}
+    for budget, folder in made.items():
+        make_study(budget, folder, options)
+    studies = [*options.studies, *made.values()]
     if not studies:
         parser.error("name a study, or budgets to make studies for")
     rows = [row for folder in studies for row in Bench(Workspace.read(folder), options.epochs, options.seeds).rows()]

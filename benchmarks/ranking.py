@@ -2,19 +2,21 @@
 """How well the fast estimates of accuracy rank architectures: Kendall's tau, 1 being the same order.
 
 - The supernet against training from scratch: 30 architectures of mobilenet_small, drawn with seed 7 among those of at
-  most 60 ms on stm32f405, each trained for three epochs on Fashion-MNIST with seed 0. What that came to is in
-  data/ranking_scratch.csv. The interval is that of 10,000 bootstrap samples of the 30.
+  most 60 ms on stm32f405, each trained for three epochs on Fashion-MNIST, once with each of several seeds; its accuracy
+  is the mean. What that came to is in data/ranking_scratch.csv. The interval is that of 10,000 bootstrap samples of the
+  30. How well one seed ranks them as another does says how much of the rest is chance.
 - The same after the first and the second epoch of three: what successive halving decides by.
 - The predictor against the supernet: fitted to 400 accuracies of the supernet, asked for 100 others.
 
 Usage: python -m benchmarks.ranking [--checkpoint FILE] [--json] [--quick]
-       python -m benchmarks.ranking --train     (an hour on one core; goes on where it stopped)
+       python -m benchmarks.ranking --train     (an hour for each seed on one core; goes on where it stopped)
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import random
 import sys
@@ -38,8 +40,8 @@ from tinynas.predictor import AccuracyPredictor, Features
 from tinynas.space import SearchSpace, load_space
 
 SCRATCH_FILE = Path(__file__).parent / "data" / "ranking_scratch.csv"
-COLUMNS = ("architecture", "validation_accuracy", "test_accuracy", "seconds", "after_1", "after_2")
-SCRATCH_COUNT, SCRATCH_SEED, SCRATCH_EPOCHS = 30, 7, 3
+COLUMNS = ("architecture", "seed", "validation_accuracy", "test_accuracy", "seconds", "after_1", "after_2")
+SCRATCH_COUNT, DRAWN_WITH, SCRATCH_EPOCHS, SCRATCH_SEEDS = 30, 7, 3, 2
 LATENCY_LIMIT_MS = 60.0
 PREDICTOR_SEED = 11
 BOOTSTRAP_SAMPLES = 10_000
@@ -71,8 +73,12 @@ class Ranking:
     """What the benchmark finds."""
 
     supernet: tuple[ByImages, ...]
+    seeds: int
+    """Of training from scratch; the truth is their mean."""
+    between_seeds: Tau
+    """Training from scratch with the second seed against that with the first."""
     early: dict[int, Tau]
-    """Of training from scratch after so many of its epochs."""
+    """Of training from scratch after so many of its epochs, against its end."""
     predictor: Tau
     predictor_trained_on: int
     predictor_held_out: int
@@ -129,22 +135,23 @@ class Bench:
         from tinynas.training import train
 
         torch.set_num_threads(1)
-        known = set(read_scratch(out)) if out.exists() else set()
+        known = {(row["architecture"], row["seed"]) for row in _rows(out)} if out.exists() else set()
         with out.open("a", newline="", encoding="utf-8") as lines:
             writer = csv.writer(lines)
             if not known:
                 writer.writerow(COLUMNS)
-            for architecture in self.draw(SCRATCH_COUNT, SCRATCH_SEED):
-                if architecture in known:
+            drawn = self.draw(SCRATCH_COUNT, DRAWN_WITH)
+            for seed, architecture in itertools.product(range(SCRATCH_SEEDS), drawn):
+                if (str(architecture), str(seed)) in known:
                     continue
-                torch.manual_seed(0)
+                torch.manual_seed(seed)
                 network = build_network(architecture, self.space, self.data.input_shape, len(self.data.classes))
-                result = train(network, self.data, architecture.resolution, epochs=SCRATCH_EPOCHS, seed=0)
+                result = train(network, self.data, architecture.resolution, epochs=SCRATCH_EPOCHS, seed=seed)
                 reached = [epoch.validation_accuracy for epoch in result.history[:-1]]
                 figures = (result.validation_accuracy, result.test_accuracy, round(result.seconds, 2), *reached)
-                writer.writerow([architecture, *figures])
+                writer.writerow([architecture, seed, *figures])
                 lines.flush()
-                _say(f"{architecture}: {result.validation_accuracy:.2%}")
+                _say(f"{architecture}, seed {seed}: {result.validation_accuracy:.2%}")
 
     def rank(self, checkpoint: Path, epochs: int, *, quick: bool) -> Ranking:
         """All figures, by a supernet that is trained for ``epochs``, or was, as ``checkpoint`` holds it."""
@@ -156,9 +163,8 @@ class Bench:
             checkpoint=checkpoint,
             progress=lambda p: _say(f"supernet {p.fraction:.0%}, loss {p.loss:.3f}") if p.step % 200 == 0 else None,
         )
-        scratch = read_scratch(SCRATCH_FILE)
-        thirty = list(scratch)
-        truth = np.array([row["validation_accuracy"] for row in scratch.values()])
+        thirty, reached = read_scratch(SCRATCH_FILE, "validation_accuracy")
+        truth = reached.mean(axis=0)
         for architecture in thirty:
             supernet.extract(architecture)  # prepares the images of each resolution, which is not part of the time
         by_images = []
@@ -169,7 +175,7 @@ class Bench:
             by_images.append(ByImages(images, tau_of(accuracies, truth), spent_ms))
             _say(f"supernet on {images} images: tau {by_images[-1].tau.tau:.3f}, {spent_ms:.0f} ms")
         early = {
-            epoch: tau_of(np.array([row[f"after_{epoch}"] for row in scratch.values()]), truth)
+            epoch: tau_of(read_scratch(SCRATCH_FILE, f"after_{epoch}")[1][0], reached[0])
             for epoch in range(1, SCRATCH_EPOCHS)
         }
 
@@ -184,6 +190,8 @@ class Bench:
         errors = np.abs(expected - accuracies[training_set:])
         return Ranking(
             supernet=tuple(by_images),
+            seeds=len(reached),
+            between_seeds=tau_of(reached[1], reached[0]),
             early=early,
             predictor=tau_of(expected, accuracies[training_set:]),
             predictor_trained_on=training_set,
@@ -194,13 +202,17 @@ class Bench:
         )
 
 
-def read_scratch(path: Path) -> dict[Architecture, dict[str, float]]:
-    """What training from scratch came to, by architecture."""
+def read_scratch(path: Path, name: str) -> tuple[list[Architecture], Floats]:
+    """The architectures that were trained from scratch, and (seeds, architectures) of the figure called ``name``."""
+    by_architecture: dict[str, list[float]] = {}
+    for row in _rows(path):
+        by_architecture.setdefault(row["architecture"], []).append(float(row[name]))
+    return [Architecture.parse(text) for text in by_architecture], np.array(list(by_architecture.values())).T
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as lines:
-        return {
-            Architecture.parse(row["architecture"]): {name: float(row[name]) for name in COLUMNS[1:]}
-            for row in csv.DictReader(lines)
-        }
+        return list(csv.DictReader(lines))
 
 
 def _in_pieces(
@@ -225,11 +237,13 @@ def show(ranking: Ranking) -> None:
 
     print(f"{'estimate':<34} {'against':<22} tau  (95 % interval)")
     for row in ranking.supernet:
-        print(f"{f'supernet, {row.images} images':<34} {'from scratch':<22} {figures(row.tau)}", end="")
+        against = f"from scratch, {ranking.seeds} seeds"
+        print(f"{f'supernet, {row.images} images':<34} {against:<22} {figures(row.tau)}", end="")
         print(f"   {row.ms_per_evaluation:.0f} ms each")
+    print(f"{'from scratch, seed 1':<34} {'from scratch, seed 0':<22} {figures(ranking.between_seeds)}")
     for epoch, tau in ranking.early.items():
         name = f"from scratch, epoch {epoch} of {SCRATCH_EPOCHS}"
-        print(f"{name:<34} {'from scratch':<22} {figures(tau)}")
+        print(f"{name:<34} {'its end':<22} {figures(tau)}")
     name = f"predictor from {ranking.predictor_trained_on}"
     print(f"{name:<34} {f'supernet, {ranking.predictor_held_out} others':<22} {figures(ranking.predictor)}", end="")
     print(f"   off by {100 * ranking.predictor_error:.2f} points, {ranking.predictor_inside:.0%} within 2 deviations")
