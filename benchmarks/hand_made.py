@@ -6,8 +6,8 @@ winner's latency) and the part's memories on the study's emulated board. All of 
 then trained from scratch with the same epochs, schedule, augmentation and seeds.
 
 With --budgets the studies are made first: one for each latency in milliseconds, in FOLDER/<latency>ms, by what
-`tinynas run --objective accuracy --narrow --max-latency-ms …` does. Whatever is done is kept in the studies, so that the
-same command goes on after an interruption.
+`tinynas run --objective accuracy --narrow --max-latency-ms …` does. Whatever is done is kept in the studies: the same
+command goes on after an interruption.
 
 Usage: python -m benchmarks.hand_made STUDY... [--epochs N] [--seeds N] [--json]
        python -m benchmarks.hand_made --budgets 5 10 20 50 --out FOLDER [--device D] [--data T] ...
@@ -43,7 +43,6 @@ from tinynas.measuring import measure_graph
 from tinynas.models import load_model
 from tinynas.network import Network, build_network, fold_batch_norm, resize
 from tinynas.space import input_shape_at
-from tinynas.study import StudySettings
 from tinynas.training import train
 from tinynas.workers import single_core_workers
 from tinynas.workspace import Workspace, make_settings

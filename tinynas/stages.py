@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -221,12 +221,41 @@ def _best_first(workspace: Workspace, evaluations: Sequence[Evaluation]) -> list
     return [evaluations[index] for index in crowded_order(points)]
 
 
+SEPARATION = 0.25
+"""The share of the genes in which finalists differ: shared weights rank near-twins, as evolution breeds, by chance."""
+
+
 def finalists(workspace: Workspace) -> list[Architecture]:
-    """The most accurate candidates of the re-ranked front, or of the next-best too where the front is short."""
+    """The most accurate candidates of the re-ranked front that are no near-twins of one another.
+
+    Where the front is short, the next-best are taken too; where there are too few that differ, near-twins as well.
+    """
     count = Effort.of(workspace.study.settings.training).finalists
-    candidates = _best_first(workspace, workspace.evaluations())[: max(count, len(workspace.front()))]
-    most_accurate = sorted(candidates, key=lambda evaluation: -evaluation.accuracy)
-    return [evaluation.architecture for evaluation in most_accurate[:count]]
+    best_first, on_front = _best_first(workspace, workspace.evaluations()), len(workspace.front())
+    ordered = sorted(best_first[:on_front], key=lambda evaluation: -evaluation.accuracy)
+    if on_front < count:
+        ordered += best_first[on_front:]
+    return without_twins(
+        {
+            evaluation.architecture: workspace.space.encode(evaluation.architecture, workspace.data.input_shape)
+            for evaluation in ordered
+        },
+        count,
+    )
+
+
+def without_twins(genotypes: Mapping[Architecture, Sequence[int | None]], count: int) -> list[Architecture]:
+    """The first ``count`` that differ in ``SEPARATION`` of their genes; where these are too few, the first others."""
+
+    def differs(architecture: Architecture, other: Architecture) -> bool:
+        pairs = list(zip(genotypes[architecture], genotypes[other], strict=True))
+        return sum(ours != theirs for ours, theirs in pairs) >= SEPARATION * len(pairs)
+
+    chosen: list[Architecture] = []
+    for architecture in genotypes:
+        if all(differs(architecture, other) for other in chosen):
+            chosen.append(architecture)
+    return list(dict.fromkeys([*chosen[:count], *genotypes]))[:count]
 
 
 def train_finalists(workspace: Workspace, architectures: Sequence[Architecture]) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.tinynas.conftest import Tinynas, little
+from tinynas.architecture import Architecture
 from tinynas.events import CandidateTrained, EvaluationFinished, SpaceNarrowed, StageDone
 from tinynas.journal import read_journal
 from tinynas.narrowing import best_sub_space
-from tinynas.stages import finalists
+from tinynas.space import load_space
+from tinynas.stages import finalists, without_twins
 from tinynas.study import Study
 from tinynas.workspace import Workspace
 
@@ -96,7 +98,20 @@ def test_finalists_come_from_the_next_front_where_the_first_is_short(tinynas: Ti
     assert tinynas("search", *options, "--objective", "accuracy").code == 0
     accuracy = {e.architecture: e.accuracy for e in evaluations()}
     chosen = [accuracy[architecture] for architecture in finalists(Workspace.read(STUDY))]
-    assert chosen == sorted(accuracy.values(), reverse=True)[:4]
+    assert chosen[0] == max(accuracy.values())
+    assert len(chosen) == 4
+
+
+def test_finalists_are_no_twins_unless_nothing_else_is_left() -> None:
+    space, shape = load_space("mobilenet_small"), (28, 28, 1)
+    texts = ["k3e1-k3e2-k3e2-k3e2", "k5e1-k3e2-k3e2-k3e2", "k5e2-k5e4-k5e4-k5e4", "k3e1-k3e2-k3e2-k3e3"]
+    ordered = [Architecture.parse(f"mobilenet_small-r20-w0.25-{text}") for text in texts]
+    genotypes = {architecture: space.encode(architecture, shape) for architecture in ordered}
+    first, twin, other, another_twin = ordered
+    assert without_twins(genotypes, 1) == [first]
+    assert without_twins(genotypes, 2) == [first, other]
+    assert without_twins(genotypes, 3) == [first, other, twin]
+    assert without_twins(genotypes, 9) == [first, other, twin, another_twin]
 
 
 def test_accuracies_from_scratch(tinynas: Tinynas, data: Path) -> None:
