@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from tinynas.architecture import Architecture, Block, Unit
 from tinynas.modules import MODULES, ElasticBlock
-from tinynas.modules.conv import SUB_SPACE, ConvUnit, ElasticConv, plane
+from tinynas.modules.conv import ConvUnit, ElasticConv, plane
 from tinynas.network import Network, build_network, scale_to
 from tinynas.space import InputShape, SearchSpace, input_shape_at
 
@@ -50,17 +49,12 @@ class SupernetWeights(nn.Module):
                 channels = unit.channels
             self.stages.append(blocks)
         self.classifier = nn.Linear(channels, classes)
-        self._resolutions = space.resolutions(input_shape)
-        for module in self.modules():
-            if isinstance(module, ElasticConv):
-                module.add_sub_spaces(len(self._resolutions), len(space.widths))
 
     def forward(self, images: Tensor, architecture: Architecture) -> Tensor:
         """(N, classes) logits of ``architecture`` in training mode, for normalized (N, C, H, W) ``images``."""
-        with self._sub_space(architecture.resolution, architecture.width):
-            values = self._apply_stem(images, architecture.resolution, architecture.width)
-            for unit, weights in self._parts(architecture):
-                values = weights.apply_part(values, unit)
+        values = self._apply_stem(images, architecture.resolution, architecture.width)
+        for unit, weights in self._parts(architecture):
+            values = weights.apply_part(values, unit)
         return self._apply_head(values)
 
     def forward_mixture(self, images: Tensor, resolution: int, width: float, stages: Sequence[StageMixture]) -> Tensor:
@@ -69,44 +63,35 @@ class SupernetWeights(nn.Module):
         At each place of a stage the output is the sum of its blocks' outputs times their weights, and the stage's is
         that of the outputs after each of its depths: gradients reach every weight.
         """
-        with self._sub_space(resolution, width):
-            values = self._apply_stem(images, resolution, width)
-            for mixture, stage, parts in zip(stages, self.space.stages, self.stages, strict=True):
-                channels = self.space.channels(stage.channels, width)
-                weights_after = dict(mixture.depths)
-                ends = []
-                for place, (blocks, elastic) in enumerate(
-                    zip(mixture.blocks, cast(Iterable[ElasticBlock], parts), strict=False)
-                ):
-                    name, stride = f"block{place}", 1 if place else stage.stride
-                    outputs = [
-                        weight * elastic.apply_part(values, Unit(name, self.space.block, channels, stride, block))
-                        for block, weight in blocks
-                    ]
-                    values = torch.stack(outputs).sum(dim=0) if len(outputs) > 1 else outputs[0]
-                    if place + 1 in weights_after:
-                        ends.append(weights_after[place + 1] * values)
-                values = torch.stack(ends).sum(dim=0)
+        values = self._apply_stem(images, resolution, width)
+        for mixture, stage, parts in zip(stages, self.space.stages, self.stages, strict=True):
+            channels = self.space.channels(stage.channels, width)
+            weights_after = dict(mixture.depths)
+            ends = []
+            for place, (blocks, elastic) in enumerate(
+                zip(mixture.blocks, cast(Iterable[ElasticBlock], parts), strict=False)
+            ):
+                name, stride = f"block{place}", 1 if place else stage.stride
+                outputs = [
+                    weight * elastic.apply_part(values, Unit(name, self.space.block, channels, stride, block))
+                    for block, weight in blocks
+                ]
+                values = torch.stack(outputs).sum(dim=0) if len(outputs) > 1 else outputs[0]
+                if place + 1 in weights_after:
+                    ends.append(weights_after[place + 1] * values)
+            values = torch.stack(ends).sum(dim=0)
         return self._apply_head(values)
 
     def extract(self, architecture: Architecture) -> Network:
         """The standalone network with this architecture's part of the weights, its statistics not yet calibrated."""
         network = build_network(architecture, self.space, self.input_shape, self.classes)
-        with torch.no_grad(), self._sub_space(architecture.resolution, architecture.width):
+        with torch.no_grad():
             self.stem.copy_part_to(cast(ConvUnit, network.stem))
             for block, (unit, weights) in zip(network.blocks, self._parts(architecture), strict=True):
                 weights.copy_part_to(block, unit)
             network.classifier.weight.copy_(self.classifier.weight[:, : network.classifier.in_features])
             network.classifier.bias.copy_(self.classifier.bias)
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-    @contextmanager
-    def _sub_space(self, resolution: int, width: float) -> Iterator[None]:
-        token = SUB_SPACE.set((self._resolutions.index(resolution), self.space.widths.index(width)))
-        try:
-            yield
-        finally:
-            SUB_SPACE.reset(token)
 
     def _apply_stem(self, images: Tensor, resolution: int, width: float) -> Tensor:
         size = input_shape_at(resolution, self.input_shape)[:2]

@@ -63,7 +63,7 @@ MIDDLE = EVERY[len(EVERY) // 2]
 @pytest.fixture(scope="module")
 def supernet(tmp_path_factory):
     made = Supernet(SPACE, make_data(tmp_path_factory.mktemp("data"), SHAPE), settings=SETTINGS)
-    made.train(epochs=6)
+    made.train(epochs=3)
     return made
 
 

@@ -5,7 +5,6 @@ A sensor window is an image of width 1: its kernels are k×1 and its strides (s,
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from typing import Protocol, cast
 
 import torch
@@ -72,21 +71,8 @@ class ConvUnit(nn.Module):
         return cast(Tensor, self.activation(self.norm(self.conv(inputs))))
 
 
-SUB_SPACE: ContextVar[tuple[int, int]] = ContextVar("SUB_SPACE")
-"""Which of its resolutions and widths the architecture has whose parts are being used.
-
-Not an argument, because it would go through every kind of block to the convolutions, which alone have a use for it.
-Each thread has its own.
-"""
-
-
 class ElasticConv(nn.Module):
-    """The weights of a convolution and its batch normalization, the largest of the space; smaller ones use a part.
-
-    Images of another size and layers of another width have other statistics, so each resolution and each width adds to
-    the normalization's scale and shift what only its architectures train (after Wang et al., "Resolution Switchable
-    Networks", ECCV 2020, and Yu et al., "Slimmable Neural Networks", ICLR 2019, which keep them wholly apart).
-    """
+    """The weights of a convolution and its batch normalization, the largest of the space; smaller ones use a part."""
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], *, activation: bool) -> None:
         super().__init__()
@@ -94,26 +80,7 @@ class ElasticConv(nn.Module):
         nn.init.kaiming_normal_(self.weight, mode="fan_out" if inputs > 1 else "fan_in", nonlinearity="relu")
         self.scale = nn.Parameter(torch.ones(outputs))
         self.shift = nn.Parameter(torch.zeros(outputs))
-        self._added = nn.ModuleList()
         self.activation = activation
-
-    def add_sub_spaces(self, resolutions: int, widths: int) -> None:
-        """From now on each of so many resolutions and widths adds to the normalization; where there is one, nothing."""
-        outputs = len(self.scale)
-        self._added.extend(
-            nn.ParameterList(torch.zeros(outputs) for _ in range(2 * count)) if count > 1 else nn.ParameterList()
-            for count in (resolutions, widths)
-        )
-
-    def norm(self, outputs: int) -> tuple[Tensor, Tensor]:
-        """The scale and the shift of the first channels, in the sub-space that ``SUB_SPACE`` names."""
-        scale, shift = self.scale[:outputs], self.shift[:outputs]
-        for index, module in enumerate(self._added):
-            added = list(cast(nn.ParameterList, module))
-            if added:
-                chosen = 2 * SUB_SPACE.get()[index]
-                scale, shift = scale + added[chosen][:outputs], shift + added[chosen + 1][:outputs]
-        return scale, shift
 
     def part(self, inputs: int, outputs: int, kernel: tuple[int, int], groups: int = 1) -> Tensor:
         """The first channels of each side and the centre of the kernel; of several groups, ``inputs`` is one's.
@@ -144,7 +111,9 @@ class ElasticConv(nn.Module):
         """What the part's `ConvUnit` computes in training mode: normalized by the batch's own statistics."""
         weight = self.part(values.shape[1] // groups, outputs, kernel, groups)
         convolved = same_conv2d(values, weight, None, stride, groups)
-        normalized = functional.batch_norm(convolved, None, None, *self.norm(outputs), training=True)
+        normalized = functional.batch_norm(
+            convolved, None, None, self.scale[:outputs], self.shift[:outputs], training=True
+        )
         return functional.relu6(normalized, inplace=True) if self.activation else normalized
 
     def copy_part_to(self, unit: ConvUnit) -> None:
@@ -152,6 +121,5 @@ class ElasticConv(nn.Module):
         outputs, inputs, height, width = unit.conv.weight.shape
         unit.conv.weight.copy_(self.part(inputs, outputs, (height, width), unit.conv.groups))
         norm = cast(nn.BatchNorm2d, unit.norm)
-        scale, shift = self.norm(outputs)
-        norm.weight.copy_(scale)
-        norm.bias.copy_(shift)
+        norm.weight.copy_(self.scale[:outputs])
+        norm.bias.copy_(self.shift[:outputs])
