@@ -92,7 +92,7 @@ class _Saved(BaseModel):
 
 
 class AccuracyPredictor:
-    """A Gaussian process that was fitted to measured accuracies; make one with ``fit`` or ``load``."""
+    """A Gaussian process that was fitted to measured accuracies."""
 
     def __init__(
         self, features: Features, measured: Mapping[Architecture, float], hyperparameters: Floats | None = None

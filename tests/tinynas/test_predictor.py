@@ -6,12 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.optimize import approx_fprime
 from scipy.stats import kendalltau
 
 from tinynas.architecture import Architecture
 from tinynas.errors import SearchError
 from tinynas.evaluation import Costs
-from tinynas.predictor import AccuracyPredictor, Features
+from tinynas.predictor import AccuracyPredictor, Features, _loss
 from tinynas.space import SearchSpace, load_space
 
 SHAPE = (28, 28, 1)
@@ -55,6 +56,18 @@ def test_it_ranks_what_it_has_not_seen(predictor):
     errors = np.abs(expected - truth) / deviations
     assert np.mean(errors < 3) > 0.95
     assert deviations.min() > 0.0005
+
+
+def test_the_fit_follows_the_gradient_of_its_loss():
+    generator = np.random.default_rng(0)
+    choices, sizes = FEATURES(architectures(30, seed=1))
+    distances = np.stack([(values[:, None] - values) ** 2 for values in np.hstack([choices, sizes]).T])
+    targets = generator.normal(size=30)
+    hyperparameters = generator.normal(-1, 0.5, 3 + len(distances))
+    arguments = (choices @ choices.T / choices.shape[1], distances, targets)
+    _, gradient = _loss(hyperparameters, *arguments)
+    numeric = approx_fprime(hyperparameters, lambda values: _loss(values, *arguments)[0], 1e-6)
+    np.testing.assert_allclose(gradient, numeric, rtol=1e-3, atol=1e-3)
 
 
 def test_it_is_less_sure_of_what_is_unlike_what_it_knows():
