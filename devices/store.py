@@ -79,8 +79,8 @@ class MeasurementStore:
         """Open the store at ``path``, or at the default place. Raises DeviceError when that is impossible."""
         self.path = path or default_store_path()
         with self._connected() as connection:
-            # The default journal, not WAL: to change to that, or to be the last that leaves it, takes a lock that is not
-            # waited for. Immediate, because a reader that becomes a writer would not wait either.
+            # The default journal, not WAL: to change to that, or to leave it last, takes a lock that is not waited for.
+            # Immediate, because a reader that becomes a writer would not wait either.
             connection.executescript(_SCHEMA)
 
     def add(
