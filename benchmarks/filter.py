@@ -13,7 +13,8 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from statistics import harmonic_mean
 from typing import Any
 
 from devices.profile import load_profile
@@ -36,9 +37,9 @@ def main() -> None:
     cold, warming, timed, compared = (50, 300, 200, 20) if options.quick else (200, 12_000, 3_000, 1_000)
     sides = [measure(side, cold, warming, timed, compared // len(SIDES)) for side in SIDES]
     result: dict[str, Any] = {
-        "candidates_per_s": 1 / _mean(1 / side["candidates_per_s"] for side in sides),
-        "layer_by_layer_per_s": 1 / _mean(1 / side["layer_by_layer_per_s"] for side in sides),
-        "cold_per_s": 1 / _mean(1 / side["cold_per_s"] for side in sides),
+        "candidates_per_s": harmonic_mean([side["candidates_per_s"] for side in sides]),
+        "layer_by_layer_per_s": harmonic_mean([side["layer_by_layer_per_s"] for side in sides]),
+        "cold_per_s": harmonic_mean([side["cold_per_s"] for side in sides]),
         "warmed_by": warming,
         "compared": sum(side["compared"] for side in sides),
         **{key: sum(side[key] for side in sides) for key in (f"{_short(field)}_equal" for field in FIELDS)},
@@ -87,11 +88,6 @@ def _per_second(function: Callable[[Architecture], object], architectures: list[
     for architecture in architectures:
         function(architecture)
     return len(architectures) / (time.process_time() - start)
-
-
-def _mean(values: Iterable[float]) -> float:
-    every = list(values)
-    return sum(every) / len(every)
 
 
 def _short(field: str) -> str:

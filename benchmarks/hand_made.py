@@ -41,6 +41,7 @@ from tinynas.errors import SearchError
 from tinynas.files import write_atomically
 from tinynas.measuring import measure_graph
 from tinynas.models import load_model
+from tinynas.narrowing import SAMPLES
 from tinynas.network import Network, build_network, fold_batch_norm, resize
 from tinynas.space import input_shape_at
 from tinynas.training import train
@@ -49,8 +50,6 @@ from tinynas.workspace import Workspace, make_settings
 
 RESULTS = "hand_made.json"
 """In a study's folder: the accuracies that are known, by network and seed."""
-NARROW_SAMPLES = 1000
-"""Of each sub-space, as `tinynas run --narrow` takes by default."""
 
 
 @dataclass(frozen=True)
@@ -208,8 +207,8 @@ def make_study(budget_ms: float, folder: Path, options: argparse.Namespace) -> N
         trials=options.trials,
         seed=0,
         limits={"max_latency_ms": budget_ms},
-        training=Effort(finalist_epochs=options.epochs).as_settings(),
-        narrow_samples=0 if options.whole_space else NARROW_SAMPLES,
+        training={"finalist_epochs": options.epochs},
+        narrow_samples=0 if options.whole_space else SAMPLES,
     )
     result = run(folder, "emulator", settings)
     print(f"{budget_ms:g} ms: {json.dumps(result['winner'])}", file=sys.stderr)
