@@ -21,10 +21,10 @@ from typing import Self
 
 import serial
 
-from devices.board import Measurement
+from devices.board import Image, Measurement
 from devices.cycle_costs import cycle_costs
 from devices.errors import DeviceError
-from devices.firmware import FirmwareImage, build_cycle_counter, read_symbols
+from devices.firmware import FirmwareImage, build_cycle_counter, firmware_of, read_symbols
 from devices.profile import DeviceProfile, device_names, load_profile
 from devices.protocol import SerialSession, open_port
 
@@ -72,9 +72,9 @@ class EmulatedBoard:
         self._counts = Path()
         self._counts_read = 0
 
-    def flash(self, image: FirmwareImage) -> None:
+    def flash(self, image: Image) -> None:
         """Start QEMU with ``image`` and wait until the firmware answers."""
-        port = self._start(image)
+        port = self._start(firmware_of(image, self.name))
         try:
             self._port = open_port(port, self.name)
             # Only now, so that the boot banner has somewhere to go.
@@ -99,10 +99,14 @@ class EmulatedBoard:
         if self._process is not None:
             self._process.wait()
 
-    def measure(self, inputs: Sequence[bytes], runs: int) -> Measurement:
-        """Run each input ``runs`` times; the figures are those of the inference with the median cycle count."""
+    def measure(self, inputs: Sequence[bytes], runs: int | None = None) -> Measurement:
+        """Run each input ``runs`` times, by default once, for the emulator counts the same input always the same.
+
+        The figures are those of the inference with the median cycle count.
+        """
         _, image = self._running()
-        median = self.count(inputs, runs)
+        counts = self._counts_of(inputs, 1 if runs is None else runs)
+        median = _median(counts)
         return Measurement.of_image(
             image,
             board=self.name,
@@ -110,12 +114,16 @@ class EmulatedBoard:
             cycles=median.cycles,
             instructions=median.instructions,
             layer_cycles=median.layer_cycles,
-            runs=len(inputs) * runs,
+            runs=len(counts),
             clock_hz=self._profile.clock_hz,
+            latencies_ms=tuple(self._profile.latency_ms(count.cycles) for count in counts),
         )
 
     def count(self, inputs: Sequence[bytes], runs: int) -> InferenceCount:
         """What `measure` measures, as the emulator counts it: instructions too, layer by layer."""
+        return _median(self._counts_of(inputs, runs))
+
+    def _counts_of(self, inputs: Sequence[bytes], runs: int) -> list[InferenceCount]:
         session, _ = self._running()
         counts: list[InferenceCount] = []
         for data in inputs:
@@ -130,7 +138,7 @@ class EmulatedBoard:
             counts += new
         if not counts:
             raise DeviceError("there is nothing to measure: give at least one input and one run")
-        return sorted(counts, key=lambda count: count.cycles)[(len(counts) - 1) // 2]
+        return counts
 
     def outputs(self, inputs: Sequence[bytes]) -> list[bytes]:
         """The raw output of each raw input."""
@@ -209,6 +217,10 @@ class EmulatedBoard:
         lines = self._counts.read_text(encoding="ascii").splitlines()[self._counts_read :]
         self._counts_read += len(lines)
         return [_parse_count(line) for line in lines]
+
+
+def _median(counts: Sequence[InferenceCount]) -> InferenceCount:
+    return sorted(counts, key=lambda count: count.cycles)[(len(counts) - 1) // 2]
 
 
 def _parse_count(line: str) -> InferenceCount:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from devices.board import Image
 from devices.errors import DeviceError
 from devices.profile import DeviceProfile, device_names, load_profile
 
@@ -44,6 +45,13 @@ class FirmwareImage:
     sha256: str
     """Of the flat binary."""
     toolchain: str
+
+
+def firmware_of(image: Image, board: str) -> FirmwareImage:
+    """``image`` as the firmware that it has to be for a microcontroller. Raises DeviceError when it is none."""
+    if not isinstance(image, FirmwareImage):
+        raise DeviceError(f"the board {board} runs firmware, and the image is for a {image.device}; build it again")
+    return image
 
 
 def cache_dir() -> Path:

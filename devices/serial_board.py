@@ -7,9 +7,9 @@ from statistics import median_low
 from types import TracebackType
 from typing import Self
 
-from devices.board import Measurement
+from devices.board import Image, Measurement
 from devices.errors import DeviceError
-from devices.firmware import FirmwareImage
+from devices.firmware import FirmwareImage, firmware_of
 from devices.profile import DeviceProfile
 from devices.protocol import SerialSession, open_port
 
@@ -25,21 +25,23 @@ class SerialBoard:
         self._port = open_port(port, self.name)
         self._session = SerialSession(self._port, self.name)
 
-    def flash(self, image: FirmwareImage) -> None:
+    def flash(self, image: Image) -> None:
         """Check that the board runs ``image``. Raises DeviceError with how to write it there when it does not."""
+        firmware = firmware_of(image, self.name)
         self._session.sync()
         running = self._session.info().model_id
         if running != image.model_id:
             tool = self._profile.flashing or "your board's flashing tool"
             raise DeviceError(
-                f"the board {self.name} runs the model {running}, not {image.model_id}; write {image.bin} to the start "
-                f"of its flash with {tool} and run this again"
+                f"the board {self.name} runs the model {running}, not {image.model_id}; write {firmware.bin} to the "
+                f"start of its flash with {tool} and run this again"
             )
-        self._image = image
+        self._image = firmware
 
-    def measure(self, inputs: Sequence[bytes], runs: int) -> Measurement:
+    def measure(self, inputs: Sequence[bytes], runs: int | None = None) -> Measurement:
         """Run each input ``runs`` times; the cycles are the median over the inputs of the mean over the runs."""
         image = self._flashed()
+        runs = 1 if runs is None else runs
         if not inputs or runs < 1:
             raise DeviceError("there is nothing to measure: give at least one input and one run")
         cycles = []
