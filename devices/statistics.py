@@ -1,0 +1,357 @@
+"""How often to repeat a measurement, and what its repetitions say together.
+
+Latencies are skewed, have stragglers and no known distribution, so nothing here assumes one. The figure is the median;
+its confidence interval lies between two order statistics (W. J. Conover, Practical Nonparametric Statistics, 3rd ed.,
+1999, section 3.2; for latencies T. Hoefler and R. Belli, Scientific Benchmarking of Parallel Computing Systems, SC'15).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from devices.errors import DeviceError
+
+OUTLIER_SCORE = 3.5
+"""Of the modified z-score: B. Iglewicz and D. Hoaglin, How to Detect and Handle Outliers, 1993."""
+SIGNIFICANCE = 0.01
+"""Of drift and throttling: what chance alone would show in one measurement of a hundred is not reported."""
+THROTTLED_FROM = 0.03
+"""By how much a board has to be slower at the end, for good, to be called throttled."""
+STRAGGLER_FROM = 0.1
+"""How far from the median an outlier has to be to be worth a sentence."""
+_FEWEST_FOR_TRENDS = 6
+"""Of fewer values, no order at all is as rare as SIGNIFICANCE."""
+_MOST_FOR_TRENDS = 400
+"""The tests take the square of it; longer series are thinned to the medians of as many stretches."""
+_PERMUTATIONS = 4_999
+_FEWEST_FOR_GROUPS = 10
+_SMALLEST_GROUP = 0.2
+_GROUPS_APART = 6.0
+"""Ashman's D between two groups; the halves of any one normal or uniform group come to 3.5."""
+
+
+@dataclass(frozen=True)
+class RepeatPolicy:
+    """When the repetitions of a measurement are enough."""
+
+    warmups: int = 1
+    """Untimed repetitions before the first that counts."""
+    at_least: int = 5
+    at_most: int = 100
+    half_width: float = 0.01
+    """Of the median's confidence interval, as a part of the median."""
+    confidence: float = 0.95
+    at_most_s: float = 300.0
+    """No repetition is begun later than this after the first, unless fewer than ``at_least`` were made."""
+
+    def __post_init__(self) -> None:
+        """Raise DeviceError when no measurement could follow it."""
+        if not (
+            self.warmups >= 0
+            and 1 <= self.at_least <= self.at_most
+            and self.half_width > 0
+            and 0 < self.confidence < 1
+            and self.at_most_s > 0
+        ):
+            raise DeviceError(
+                f"a measurement cannot be repeated by {self}: it takes warmups of at least 0, 1 ≤ at_least ≤ at_most, "
+                "a half_width above 0, a confidence between 0 and 1, and at_most_s above 0"
+            )
+
+
+DEFAULT = RepeatPolicy()
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The trend over all repetitions."""
+
+    relative: float
+    """From the first to the last, as a part of the median; Theil and Sen's slope, which stragglers do not bend."""
+    p_value: float
+    """Of the Mann-Kendall test, two-sided: how often chance alone would order values as much."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the repetitions of one measurement say together. Times are in the values' own unit."""
+
+    count: int
+    median: float
+    mean: float
+    deviation: float
+    """The standard deviation of one repetition; 0 of a single one."""
+    low: float | None
+    high: float | None
+    """The confidence interval of the median; None of too few values to have one."""
+    half_width: float | None
+    """Of that interval: the farther of its ends from the median, as a part of the median."""
+    is_steady: bool
+    """Whether the median is known as well as the policy asks."""
+    outliers: tuple[int, ...]
+    """Their positions. They count like any other value: a median does not mind, and they did happen."""
+    drift: Drift | None
+    """None of too few values."""
+    throttled: bool
+    """Whether the board became slower at some point, and stayed so."""
+    warnings: tuple[str, ...]
+    """Each says what is wrong with the values and what to do about it."""
+
+
+def repeat_until_steady(
+    sample: Callable[[], float], policy: RepeatPolicy = DEFAULT, *, clock: Callable[[], float] = time.monotonic
+) -> tuple[float, ...]:
+    """Every value of ``sample`` in order, warm-ups left out, until the median is known as well as ``policy`` asks.
+
+    ``clock`` counts seconds. Raises DeviceError when a value is no duration.
+    """
+    for _ in range(policy.warmups):
+        sample()
+    values: list[float] = []
+    begun = clock()
+    while len(values) < policy.at_most:
+        if len(values) >= policy.at_least and (is_steady(values, policy) or clock() - begun >= policy.at_most_s):
+            break
+        values.append(_duration(sample(), len(values)))
+    return tuple(values)
+
+
+def is_steady(values: Sequence[float], policy: RepeatPolicy = DEFAULT) -> bool:
+    """Whether the median of ``values`` is known as well as ``policy`` asks."""
+    if len(values) < policy.at_least:
+        return False
+    interval = median_interval(values, policy)
+    return interval is not None and _half_width(interval, _median(sorted(values))) <= policy.half_width
+
+
+def median_interval(values: Sequence[float], policy: RepeatPolicy = DEFAULT) -> tuple[float, float] | None:
+    """The confidence interval of the median, whatever the distribution; None of too few values to have one.
+
+    Identical values, ``at_least`` of them, are an interval of width 0: a counter of cycles, or a coarse clock.
+    """
+    ordered = sorted(values)
+    if len(ordered) >= policy.at_least and ordered[0] == ordered[-1]:
+        return ordered[0], ordered[-1]
+    rank = _interval_rank(len(ordered), policy.confidence)
+    return None if rank is None else (ordered[rank], ordered[-1 - rank])
+
+
+def summarize(values: Sequence[float], policy: RepeatPolicy = DEFAULT) -> Summary:
+    """What ``values``, in the order in which they were measured, say together.
+
+    Raises DeviceError when there is none, or one is no duration.
+    """
+    if not values:
+        raise DeviceError("there is no repetition to sum up; measure at least once")
+    series = np.array([_duration(value, position) for position, value in enumerate(values)])
+    ordered = sorted(values)
+    median = _median(ordered)
+    interval = median_interval(values, policy)
+    low, high = interval or (None, None)
+    half_width = None if interval is None else _half_width(interval, median)
+    outliers = _outliers(series, median, policy)
+    drift = _drift(_thinned(series), median)
+    step = _throttling(series)
+    warnings = (
+        _precision_warning(len(values), half_width, policy),
+        _throttling_warning(step) or _drift_warning(drift, policy),
+        _groups_warning(ordered, policy) if step is None else None,
+        _straggler_warning(series, median, outliers),
+    )
+    return Summary(
+        count=len(values),
+        median=median,
+        mean=float(series.mean()),
+        deviation=float(series.std(ddof=1)) if len(values) > 1 else 0.0,
+        low=low,
+        high=high,
+        half_width=half_width,
+        is_steady=is_steady(values, policy),
+        outliers=outliers,
+        drift=drift,
+        throttled=step is not None,
+        warnings=tuple(warning for warning in warnings if warning is not None),
+    )
+
+
+def _duration(value: float, position: int) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise DeviceError(
+            f"repetition {position + 1} took {value:g}, which is no duration: the board's clock is broken or too "
+            "coarse; time more inferences together, and check the clock"
+        )
+    return float(value)
+
+
+def _median(ordered: Sequence[float]) -> float:
+    middle = len(ordered) // 2
+    return float(ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2)
+
+
+def _half_width(interval: tuple[float, float], median: float) -> float:
+    low, high = interval
+    return max(high - median, median - low) / median
+
+
+@lru_cache(maxsize=1024)
+def _interval_rank(count: int, confidence: float) -> int | None:
+    """How many values to leave out at either end; None when even the least and the greatest are not confident enough.
+
+    The k-th smallest of ``count`` lies above the median when fewer than k of them lie below it, as likely as fewer than
+    k heads in ``count`` tosses.
+    """
+    outside = 0.0
+    for rank in range((count + 1) // 2):
+        outside += math.exp(
+            math.lgamma(count + 1) - math.lgamma(rank + 1) - math.lgamma(count - rank + 1) - count * math.log(2.0)
+        )
+        if 1.0 - 2.0 * outside < confidence:
+            return rank - 1 if rank else None
+    return (count - 1) // 2 if count else None
+
+
+def _outliers(series: NDArray[np.float64], median: float, policy: RepeatPolicy) -> tuple[int, ...]:
+    """By the modified z-score, which goes by the median absolute deviation; what is within the precision is none."""
+    away = np.abs(series - median)
+    scale = float(np.median(away)) / 0.6745
+    if scale == 0.0:  # more than half are identical: Iglewicz and Hoaglin's way out is the mean absolute deviation
+        scale = 1.253314 * float(away.mean())
+    is_outlier = (away > OUTLIER_SCORE * scale) & (away > policy.half_width * median)
+    return tuple(int(position) for position in np.flatnonzero(is_outlier))
+
+
+def _thinned(series: NDArray[np.float64]) -> NDArray[np.float64]:
+    if len(series) <= _MOST_FOR_TRENDS:
+        return series
+    return np.array([np.median(stretch) for stretch in np.array_split(series, _MOST_FOR_TRENDS)])
+
+
+def _drift(series: NDArray[np.float64], median: float) -> Drift | None:
+    if len(series) < _FEWEST_FOR_TRENDS:
+        return None
+    if series.min() == series.max():
+        return Drift(0.0, 1.0)
+    from scipy.stats import kendalltau, theilslopes  # a second to import, and one repetition needs none of it
+
+    order = np.arange(len(series))
+    slope = float(theilslopes(series, order).slope)
+    return Drift(slope * (len(series) - 1) / median, float(kendalltau(order, series).pvalue))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Where a board became slower for good."""
+
+    position: int
+    """The first of the slower repetitions."""
+    count: int
+    before: float
+    after: float
+
+
+def _throttling(series: NDArray[np.float64]) -> _Step | None:
+    """Where the board became slower for good: Pettitt's change point, when it is a step up and no chance.
+
+    A. N. Pettitt, A non-parametric approach to the change-point problem, Applied Statistics 28(2), 1979. His formula
+    for the probability is too careful for series as short as these, so it is that of random orders of the same values.
+    """
+    thinned = _thinned(series)
+    if len(thinned) < _FEWEST_FOR_TRENDS or thinned.min() == thinned.max():
+        return None
+    from scipy.stats import rankdata
+
+    ranks = rankdata(thinned) - (len(thinned) + 1) / 2
+    # Pettitt's U, but for its factor: a step up has low ranks first, and so the least sum of them.
+    sums = np.cumsum(ranks)[:-1]
+    position = int(np.argmin(sums)) + 1
+    at = round(position * len(series) / len(thinned))
+    before, after = float(np.median(series[:at])), float(np.median(series[at:]))
+    if after < (1.0 + THROTTLED_FROM) * before:
+        return None
+    rng = np.random.default_rng(0)
+    orders = rng.permuted(np.broadcast_to(ranks, (_PERMUTATIONS, len(ranks))), axis=1)
+    as_extreme = int((np.cumsum(orders, axis=1)[:, :-1].min(axis=1) <= sums.min() + 1e-9).sum())
+    if (1 + as_extreme) / (1 + _PERMUTATIONS) > SIGNIFICANCE:
+        return None
+    return _Step(at, len(series), before, after)
+
+
+def _precision_warning(count: int, half_width: float | None, policy: RepeatPolicy) -> str | None:
+    if half_width is None:
+        return (
+            f"{_runs(count)} too few for a {policy.confidence:.0%} interval of the median; measure with more --runs, "
+            "or without --runs until the median is known"
+        )
+    if count >= policy.at_least and half_width <= policy.half_width:
+        return None
+    return (
+        f"after {count} runs the median is known within ±{half_width:.1%}, and ±{policy.half_width:.1%} was asked for; "
+        "allow more --runs, or take away what disturbs the board: other programs, a low battery, changing clocks"
+    )
+
+
+def _throttling_warning(step: _Step | None) -> str | None:
+    if step is None:
+        return None
+    return (
+        f"the last {_runs(step.count - step.position).removesuffix(' are').removesuffix(' is')} took "
+        f"{step.after / step.before - 1:.0%} longer than those before: the board throttles; cool it and charge it, fix "
+        "its clock, or lower --runs"
+    )
+
+
+def _drift_warning(drift: Drift | None, policy: RepeatPolicy) -> str | None:
+    if drift is None or drift.p_value > SIGNIFICANCE or abs(drift.relative) <= policy.half_width:
+        return None
+    if drift.relative > 0:
+        return (
+            f"the runs became {drift.relative:.1%} slower from the first to the last: the board heats up or something "
+            "else takes its time; cool it, end other programs, or lower --runs"
+        )
+    return (
+        f"the runs became {-drift.relative:.1%} faster from the first to the last: the board was still warming up or "
+        "its clock rising; give it more warm-up runs, or fix its clock"
+    )
+
+
+def _groups_warning(ordered: Sequence[float], policy: RepeatPolicy) -> str | None:
+    """Two groups with a gap between them: two cores, or two clocks. One median says little of both."""
+    count = len(ordered)
+    if count < _FEWEST_FOR_GROUPS:
+        return None
+    values = np.array(ordered)
+    fewest = max(2, math.ceil(_SMALLEST_GROUP * count))
+    cut = fewest + int(np.argmax(np.diff(values)[fewest - 1 : count - fewest]))
+    low, high = values[:cut], values[cut:]
+    apart = float(np.median(high) - np.median(low))
+    spread = math.sqrt(float(low.var() + high.var()) / 2)
+    if apart <= max(_GROUPS_APART * spread, 2 * policy.half_width * float(np.median(low))):
+        return None
+    return (
+        f"the runs fall into two groups: {len(low)} take about {np.median(low):.4g} and {len(high)} about "
+        f"{np.median(high):.4g}, so the median says little of either; pin the program to one core, fix the clock, or "
+        "end what else runs there"
+    )
+
+
+def _straggler_warning(series: NDArray[np.float64], median: float, outliers: Sequence[int]) -> str | None:
+    far = [position for position in outliers if abs(series[position] - median) > STRAGGLER_FROM * median]
+    if not far:
+        return None
+    worst = max(far, key=lambda position: abs(float(series[position]) - median))
+    return (
+        f"{_runs(len(far))} more than {STRAGGLER_FROM:.0%} off the median, the worst of them run {worst + 1}, at "
+        f"{series[worst] / median:.2f} times the median; they are kept, and the median does not mind, but see what "
+        "interrupts the board if they are many"
+    )
+
+
+def _runs(count: int) -> str:
+    return "1 run is" if count == 1 else f"{count} runs are"
