@@ -100,14 +100,15 @@ class SerialSession:
         """What model the board runs."""
         pattern = (
             r"m-info-\[id=([^,]*),name=([^,]*),arena=(\d+),input=(\d+),output=(\d+),layers=(\d+),"
-            r"ticks-per-second=(\d+)\]"
+            r"ticks-per-second=(\d+)(?:,.*)?\]"
         )
         found = self._match(pattern, self.command("info"), "info")
         return BoardInfo(found[1], found[2], *(int(value) for value in found.groups()[2:]))
 
     def load(self, data: bytes) -> None:
         """Send an input, checked by its CRC; sent again when bytes were lost."""
-        text = f"load {len(data)} {zlib.crc32(data):08x}"
+        inner = f"load {len(data)} 0 {len(data)} {zlib.crc32(data):08x}"
+        text = f"check 1 {zlib.crc32(f'1 {inner}'.encode()):08x} {inner}"
         for attempt in range(1, ATTEMPTS + 1):
             self._write(text.encode("ascii") + b"%")
             try:
@@ -153,7 +154,7 @@ class SerialSession:
 
     def ticks(self) -> tuple[int, int]:
         """How many inferences the last ``infer`` timed, and the clock cycles that they took together."""
-        found = self._match(r"m-ticks-\[(\d+),(\d+)\]", self.command("ticks"), "ticks")
+        found = self._match(r"m-ticks-\[(\d+),(\d+),\d+\]", self.command("ticks"), "ticks")
         return int(found[1]), int(found[2])
 
     def layers(self) -> tuple[int, ...]:

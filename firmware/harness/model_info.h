@@ -6,9 +6,9 @@
 
 typedef struct {
   const char *name, *id;
-  uint32_t arena_bytes, input_bytes, output_bytes, output_element_bytes, layers, steps;
-  float output_scale;
-  int32_t output_zero_point;
+  uint32_t arena_bytes, input_bytes, input_element_bytes, output_bytes, output_element_bytes, layers, steps;
+  float input_scale, output_scale;
+  int32_t input_zero_point, output_zero_point;
   void *(*input)(void); /* NULL when an input is streamed: it then never exists whole in the arena */
   const void *(*output)(void);
   void (*invoke)(const uint8_t *input); /* the input is for models that stream it */

@@ -1,7 +1,8 @@
-/* The MLPerf Tiny serial protocol, device side, and four commands of our own: load, output, layers and ticks, info.
+/* The MLPerf Tiny serial protocol, device side, and commands of our own beside it: docs/protocol.md has the grammar.
  *
  * A command is text that ends in '%'. Whatever comes, the reply ends in m-ready, and a command that is not exactly
- * right changes nothing and gets an e-[...] line: a wrong result would be worse than none.
+ * right changes nothing and gets an e-[...] line: a wrong result would be worse than none. Inside of a check, a command
+ * and its reply carry a number and a CRC-32, so that neither noise nor a late reply is taken for an answer.
  *
  * An inference consumes its input, which lies in the arena. Where the memory that is left can hold it, a pristine copy
  * is kept there. Where it cannot, an input serves one inference; further runs of the same command only take time, and
@@ -14,24 +15,59 @@
 #include "platform.h"
 
 #define LINE_BYTES 80u
-#define WORDS 4u
-#define RAW_TIMEOUT_MS 2000u
-#define QUIET_MS 100u
+#define WORDS 5u
+/* USB serial adapters hold bytes back for 16 ms, and a busy host sends nothing for some such times: a pause of a
+ * quarter of a second inside of raw data means that bytes were lost, and three such times without a byte that all are
+ * through. */
+#define RAW_TIMEOUT_MS 250u
+#define QUIET_MS 50u
 #define DEFAULT_WARMUPS 10u
+#define DEFAULT_BAUD 115200u
+#define BAUD_TRIAL_MS 1000u
+#define NOISE_BYTES 32u /* so many that no command can hold, and the other end speaks at another rate */
 
-typedef enum { INPUT_NONE, INPUT_LOADING, INPUT_LOADED, INPUT_CONSUMED } input_state;
+/* A load by db, without checksums, ends with the first line that is corrupt; one in checked pieces goes on. */
+typedef enum { INPUT_NONE, INPUT_LOADING, INPUT_PIECES, INPUT_LOADED, INPUT_CONSUMED } input_state;
 
 static struct {
   input_state input;
-  uint32_t received;     /* bytes of the input so far */
+  uint32_t announced;    /* bytes of the load that is going on; four times the input's when they are floats */
+  uint32_t received;     /* of these */
+  uint8_t partial[4];    /* of a float */
   uint8_t *copy;         /* the input's pristine copy, or NULL */
   uint8_t *kept;         /* room for the first result, or NULL */
   const uint8_t *result; /* the last result, or NULL */
   uint32_t runs;         /* of the last infer command */
+  uint32_t disturbed;    /* bytes that came meanwhile */
   uint64_t ticks;        /* that these runs took */
+  const char *sequence;  /* of the check that is being answered, or NULL */
+  uint32_t crc;          /* of its reply so far */
+  uint32_t baud;         /* the UART's rate now */
+  uint32_t next_baud;    /* the rate after this reply, or 0 */
+  uint64_t trial_end;    /* when the rate goes back unless it has proved itself, or 0 */
+  uint32_t noise;        /* bytes since the last good command that no command can hold */
+  int restart;           /* after this reply */
 } state;
 
-static void put(const char *text) { platform_write(text); }
+/* CRC-32 as in zlib and Ethernet, four bits at a time; crc is that of what came before, 0 at first. */
+static uint32_t crc32(uint32_t crc, const void *data, size_t count) {
+  static const uint32_t table[16] = {0x00000000u, 0x1DB71064u, 0x3B6E20C8u, 0x26D930ACu, 0x76DC4190u, 0x6B6B51F4u,
+                                     0x4DB26158u, 0x5005713Cu, 0xEDB88320u, 0xF00F9344u, 0xD6D6A3E8u, 0xCB61B38Cu,
+                                     0x9B64C2B0u, 0x86D3D2D4u, 0xA00AE278u, 0xBDBDF21Cu};
+  const uint8_t *bytes = data;
+  crc = ~crc;
+  while (count--) {
+    crc ^= *bytes++;
+    crc = crc >> 4 ^ table[crc & 15u];
+    crc = crc >> 4 ^ table[crc & 15u];
+  }
+  return ~crc;
+}
+
+static void put(const char *text) {
+  if (state.sequence) state.crc = crc32(state.crc, text, strlen(text));
+  platform_write(text);
+}
 
 static void put_number(uint64_t value) {
   char digits[21];
@@ -84,20 +120,6 @@ static void put_thousandths(float value) {
   char text[5] = {'.', (char)('0' + fraction / 100u), (char)('0' + fraction / 10u % 10u), (char)('0' + fraction % 10u),
                   0};
   put(text);
-}
-
-/* CRC-32 as in zlib and Ethernet, four bits at a time. */
-static uint32_t crc32(const uint8_t *bytes, uint32_t count) {
-  static const uint32_t table[16] = {0x00000000u, 0x1DB71064u, 0x3B6E20C8u, 0x26D930ACu, 0x76DC4190u, 0x6B6B51F4u,
-                                     0x4DB26158u, 0x5005713Cu, 0xEDB88320u, 0xF00F9344u, 0xD6D6A3E8u, 0xCB61B38Cu,
-                                     0x9B64C2B0u, 0x86D3D2D4u, 0xA00AE278u, 0xBDBDF21Cu};
-  uint32_t crc = 0xFFFFFFFFu;
-  while (count--) {
-    crc ^= *bytes++;
-    crc = crc >> 4 ^ table[crc & 15u];
-    crc = crc >> 4 ^ table[crc & 15u];
-  }
-  return ~crc;
 }
 
 static uint64_t microseconds(uint64_t ticks) {
@@ -155,14 +177,18 @@ static void forget_input(void) {
   state.received = 0;
 }
 
+static void put_bytes(const char *before, uint32_t bytes) {
+  put(before);
+  put_number(bytes);
+  put(" bytes]\r\n");
+}
+
 /* Whether a load of this many bytes may start; says why not. */
-static int begin_load(const char *count) {
-  uint32_t bytes;
+static int begin_load(uint32_t bytes, int floats_too) {
   forget_input();
-  if (!parse_number(count, &bytes) || bytes != tn_model.input_bytes) {
-    put("e-[This model takes ");
-    put_number(tn_model.input_bytes);
-    put(" bytes]\r\n");
+  if (bytes != tn_model.input_bytes &&
+      !(floats_too && tn_model.input_element_bytes == 1u && bytes == tn_model.input_bytes * sizeof(float))) {
+    put_bytes("e-[This model takes ", tn_model.input_bytes);
     return 0;
   }
   if (!input_buffer()) {
@@ -170,10 +196,7 @@ static int begin_load(const char *count) {
     return 0;
   }
   if (!state.copy) state.result = NULL; /* the result shares the arena with what comes now */
-  state.input = INPUT_LOADING;
-  put("m-[Expecting ");
-  put_number(bytes);
-  put(" bytes]\r\n");
+  state.announced = bytes;
   return 1;
 }
 
@@ -182,28 +205,42 @@ static void end_load(void) {
   put("m-load-done\r\n");
 }
 
-static void add_hex(const char *hex) {
-  uint32_t digits = 0;
-  while (hex[digits]) ++digits;
-  if (state.input != INPUT_LOADING) {
-    put_error("No load is going on: start with db load N");
-    return;
+/* Quantizes as LiteRT does: rounds half away from zero, clamps. Returns 0 if value is no number. */
+static int quantize(float value, uint8_t *quantized) {
+  float scaled = value / tn_model.input_scale;
+  if (scaled != scaled) return 0;
+  if (scaled > 512.0f) scaled = 512.0f; /* beyond what any zero point leaves unclamped */
+  if (scaled < -512.0f) scaled = -512.0f;
+  int32_t whole = (int32_t)scaled;
+  float rest = scaled - (float)whole;
+  whole += tn_model.input_zero_point + (rest >= 0.5f) - (rest <= -0.5f);
+  *quantized = (uint8_t)(whole < -128 ? -128 : whole > 127 ? 127 : whole);
+  return 1;
+}
+
+/* The next byte of a db load. Returns 0 if it ends a float that is no number. */
+static int take_byte(uint8_t byte) {
+  uint32_t at = state.received++;
+  if (state.announced == tn_model.input_bytes) {
+    input_buffer()[at] = byte;
+    return 1;
   }
-  if (digits % 2u || digits / 2u > tn_model.input_bytes - state.received) {
-    forget_input();
-    put_error("Wrong number of digits: load again");
-    return;
+  state.partial[at % 4u] = byte;
+  if (at % 4u != 3u) return 1;
+  float value;
+  memcpy(&value, state.partial, sizeof value);
+  return quantize(value, &input_buffer()[at / 4u]);
+}
+
+static const char *add_hex(const char *hex) {
+  size_t digits = strlen(hex);
+  if (digits % 2u || digits / 2u > state.announced - state.received) return "Wrong number of digits: load again";
+  for (; *hex; hex += 2) {
+    int high = hex_digit(hex[0]), low = hex_digit(hex[1]);
+    if (high < 0 || low < 0) return "Not a hexadecimal number: load again";
+    if (!take_byte((uint8_t)(high << 4 | low))) return "Not a number: load again";
   }
-  for (uint32_t i = 0; i < digits; i += 2) {
-    int high = hex_digit(hex[i]), low = hex_digit(hex[i + 1]);
-    if (high < 0 || low < 0) {
-      forget_input();
-      put_error("Not a hexadecimal number: load again");
-      return;
-    }
-    input_buffer()[state.received++] = (uint8_t)(high << 4 | low);
-  }
-  if (state.received == tn_model.input_bytes) end_load();
+  return NULL;
 }
 
 static void print_input(void) {
@@ -220,38 +257,74 @@ static void print_input(void) {
 
 static void command_db(char *words[]) {
   if (words[1] && equal(words[1], "load") && words[2] && !words[3]) {
-    begin_load(words[2]);
+    uint32_t bytes;
+    /* Zero bytes are never the model's. */
+    if (!begin_load(parse_number(words[2], &bytes) ? bytes : 0, 1)) return;
+    state.input = INPUT_LOADING;
+    put_bytes("m-[Expecting ", bytes);
   } else if (words[1] && equal(words[1], "print") && !words[2]) {
     print_input();
   } else if (words[1] && !words[2]) {
-    add_hex(words[1]);
+    if (state.input != INPUT_LOADING) {
+      put_error("No load is going on: start with db load N");
+      return;
+    }
+    const char *error = add_hex(words[1]);
+    if (error) {
+      forget_input();
+      put_error(error);
+    } else if (state.received == state.announced) {
+      end_load();
+    }
   } else {
     forget_input();
     put_error("Use: db load N, db HH.., or db print");
   }
 }
 
+/* A piece of the input, which follows as raw bytes. */
 static void command_load(char *words[]) {
-  uint32_t crc;
-  if (!words[1] || !words[2] || words[3] || !parse_hex32(words[2], &crc)) {
-    put_error("Use: load N CRC32 in 8 hexadecimal digits");
+  uint32_t bytes, offset, count, crc;
+  if (!state.sequence) {
+    put_error("Only inside of a check");
     return;
   }
-  if (!begin_load(words[1])) return;
-  uint8_t *buffer = input_buffer();
+  if (!words[1] || !words[2] || !words[3] || !words[4] || !parse_number(words[1], &bytes) ||
+      !parse_number(words[2], &offset) || !parse_number(words[3], &count) || !parse_hex32(words[4], &crc)) {
+    put_error("Use: load N OFFSET COUNT CRC32 in 8 hexadecimal digits");
+    return;
+  }
+  if (offset == 0) {
+    if (!begin_load(bytes, 0)) return;
+  } else if ((state.input != INPUT_PIECES && state.input != INPUT_LOADED) || bytes != state.announced ||
+             offset > state.received) {
+    put_error("A piece is missing before this one: load from the start");
+    return;
+  }
+  if (count == 0 || count > bytes - offset) {
+    put_error("Too many bytes for this input");
+    return;
+  }
+  state.input = INPUT_PIECES;
+  state.received = offset;
+  if (!state.copy) state.result = NULL;
+  put_bytes("m-[Expecting ", count);
+  uint8_t *piece = input_buffer() + offset;
+  uint32_t taken = 0;
   int byte = 0;
-  while (state.received < tn_model.input_bytes && (byte = platform_read(RAW_TIMEOUT_MS)) >= 0) {
-    buffer[state.received++] = (uint8_t)byte;
-  }
-  if (byte >= 0 && crc32(buffer, tn_model.input_bytes) == crc) {
-    end_load();
+  while (taken < count && (byte = platform_read(RAW_TIMEOUT_MS)) >= 0) piece[taken++] = (uint8_t)byte;
+  if (byte < 0 || crc32(0, piece, count) != crc) {
+    /* The rest of what was meant as data must not be taken for commands. */
+    while (platform_read(QUIET_MS) != PLATFORM_TIMEOUT) {
+    }
+    put_error(byte < 0 ? "Bytes are missing: load again" : "CRC mismatch: load again");
     return;
   }
-  forget_input();
-  /* The rest of what was meant as data must not be taken for commands. */
-  while (platform_read(QUIET_MS) != PLATFORM_TIMEOUT) {
-  }
-  put_error(byte < 0 ? "Bytes are missing: load again" : "CRC mismatch: load again");
+  state.received += count;
+  put("m-loaded-[");
+  put_number(state.received);
+  put("]\r\n");
+  if (state.received == bytes) end_load();
 }
 
 /* Whether an inference may start; says why not. */
@@ -268,6 +341,7 @@ static uint64_t run_model(void (*run)(const uint8_t *input)) {
   run(state.copy);
   uint64_t ticks = platform_ticks() - start;
   if (!state.copy && state.input == INPUT_LOADED) {
+    forget_input();
     state.input = INPUT_CONSUMED;
     state.result = tn_model.output();
     if (state.kept) {
@@ -323,7 +397,9 @@ static void command_infer(char *words[]) {
   state.ticks = 0;
   state.runs = runs;
   put_timestamp();
+  uint32_t received = platform_received_bytes();
   for (uint32_t i = 0; i < runs; ++i) state.ticks += run_model(tn_model.invoke);
+  state.disturbed = platform_received_bytes() - received;
   put_timestamp();
   put("m-infer-done\r\n");
   put_results();
@@ -366,11 +442,15 @@ static void command_layers(void) {
     return;
   }
   put("m-layers-[");
+  uint32_t received = platform_received_bytes();
   run_model(run_timed_layers);
+  uint32_t disturbed = platform_received_bytes() - received;
   for (uint32_t i = 0; sum && i < tn_model.layers; ++i) {
     if (i) put(",");
     put_number(sum[i]);
   }
+  put("]\r\nm-disturbed-[");
+  put_number(disturbed);
   put("]\r\n");
 }
 
@@ -379,7 +459,7 @@ static void command_output(void) {
   put("m-output-[");
   for (uint32_t i = 0; i < tn_model.output_bytes; ++i) put_hex(state.result[i], 2);
   put("]-");
-  put_hex(crc32(state.result, tn_model.output_bytes), 8);
+  put_hex(crc32(0, state.result, tn_model.output_bytes), 8);
   put("\r\n");
 }
 
@@ -389,6 +469,8 @@ static void command_ticks(void) {
   put_number(state.runs);
   put(",");
   put_number(state.ticks);
+  put(",");
+  put_number(state.disturbed);
   put("]\r\n");
 }
 
@@ -407,8 +489,33 @@ static void command_info(void) {
   put_field(",output=", tn_model.output_bytes);
   put_field(",layers=", tn_model.layers);
   put_field(",ticks-per-second=", platform_ticks_per_second());
+  put_field(",baud=", state.baud);
   put("]\r\n");
 }
+
+static void command_memory(void) {
+  platform_memory memory;
+  platform_measure_memory(&memory);
+  put_field("m-memory-[arena=", tn_model.arena_bytes);
+  put_field(",static=", memory.static_bytes);
+  put_field(",stack=", memory.stack_bytes);
+  put_field(",stack-used=", memory.stack_used_bytes);
+  put_field(",free=", memory.free_bytes);
+  put("]\r\n");
+}
+
+static void command_baud(char *words[]) {
+  uint32_t wanted;
+  if (!words[1] || words[2] || !parse_number(words[1], &wanted)) {
+    put_error("Use: baud N");
+    return;
+  }
+  state.next_baud = platform_baud(wanted);
+  put_field("m-baud-[", state.next_baud);
+  put("]\r\n");
+}
+
+static void command_restart(void) { state.restart = 1; }
 
 static void command_profile(void) {
   put("m-profile-[tinynas-1]\r\nm-model-[");
@@ -429,10 +536,11 @@ typedef struct {
 } command;
 
 static const command commands[] = {
-    {"name", command_name, NULL},   {"profile", command_profile, NULL}, {"timestamp", put_timestamp, NULL},
-    {"db", NULL, command_db},       {"infer", NULL, command_infer},     {"results", command_results, NULL},
-    {"load", NULL, command_load},   {"output", command_output, NULL},   {"layers", command_layers, NULL},
-    {"ticks", command_ticks, NULL}, {"info", command_info, NULL},
+    {"name", command_name, NULL},       {"profile", command_profile, NULL}, {"timestamp", put_timestamp, NULL},
+    {"db", NULL, command_db},           {"infer", NULL, command_infer},     {"results", command_results, NULL},
+    {"load", NULL, command_load},       {"output", command_output, NULL},   {"layers", command_layers, NULL},
+    {"ticks", command_ticks, NULL},     {"info", command_info, NULL},       {"memory", command_memory, NULL},
+    {"restart", command_restart, NULL}, {"baud", NULL, command_baud},
 };
 
 static void answer(char *line) {
@@ -450,6 +558,7 @@ static void answer(char *line) {
   }
   for (uint32_t i = 0; count && i < sizeof commands / sizeof *commands; ++i) {
     if (!equal(words[0], commands[i].name)) continue;
+    state.noise = 0;
     if (commands[i].with_words) {
       commands[i].with_words(words);
     } else if (words[1]) {
@@ -464,14 +573,79 @@ static void answer(char *line) {
   put("]\r\n");
 }
 
+/* The rate at which the other end speaks is known to be this one. */
+static void trust_baud(void) {
+  state.trial_end = 0;
+  state.noise = 0;
+}
+
+static void set_baud(uint32_t baud, uint64_t trial_end) {
+  platform_set_baud(baud);
+  state.baud = baud;
+  trust_baud();
+  state.trial_end = trial_end;
+}
+
+/* Ends the word at text, and returns what follows the space behind it, or NULL if there is none. */
+static char *after_word(char *text) {
+  while (*text && *text != ' ') ++text;
+  if (!*text) return NULL;
+  *text = 0;
+  return text + 1;
+}
+
+/* text is "SEQUENCE CRC COMMAND". */
+static void answer_checked(char *text) {
+  uint32_t number, expected, crc = 0;
+  char *crc_text = after_word(text), *command_text = crc_text ? after_word(crc_text) : NULL;
+  if (command_text) crc = crc32(crc32(0, text, strlen(text)), " ", 1);
+  if (!command_text || !parse_number(text, &number) || !parse_hex32(crc_text, &expected) ||
+      crc32(crc, command_text, strlen(command_text)) != expected) {
+    put_error("Check failed: send it again");
+    return;
+  }
+  trust_baud();
+  state.sequence = text;
+  state.crc = crc;
+  answer(command_text);
+  state.sequence = NULL;
+  put("m-check-[");
+  put(text);
+  put(",");
+  put_hex(state.crc, 8);
+  put("]\r\n");
+}
+
+/* The next byte of a command. A rate that is on trial goes back when its time is up, as one does at which only noise
+ * comes: that is PLATFORM_TIMEOUT. */
+static int read_byte(void) {
+  uint32_t timeout_ms = 0;
+  if (state.trial_end) {
+    uint64_t now = platform_ticks();
+    if (now < state.trial_end) {
+      timeout_ms = 1u + (uint32_t)((state.trial_end - now) / (platform_ticks_per_second() / 1000u));
+    }
+  }
+  int c = PLATFORM_TIMEOUT;
+  if (!state.trial_end || timeout_ms) c = platform_read(timeout_ms);
+  if (c != PLATFORM_TIMEOUT && (c < ' ' || c > '~') && state.baud != DEFAULT_BAUD && ++state.noise == NOISE_BYTES) {
+    c = PLATFORM_TIMEOUT;
+  }
+  if (c == PLATFORM_TIMEOUT) set_baud(DEFAULT_BAUD, 0);
+  return c;
+}
+
 /* Reads one command into line (LINE_BYTES + 1 bytes). Returns NULL, or what is wrong with it. */
 static const char *read_command(char *line) {
   const char *error = NULL;
   uint32_t count = 0;
   for (;;) {
-    int c = platform_read(0);
+    int c = read_byte();
     if (c == '%') break;
-    if (c == PLATFORM_OVERRUN) {
+    if (c == PLATFORM_TIMEOUT) {
+      error = NULL;
+      count = 0;
+    } else if (c == PLATFORM_OVERRUN) {
       error = "Input overrun";
     } else if ((c == '\r' || c == '\n') && count == 0 && !error) {
       continue; /* what a terminal sends after the command before */
@@ -487,6 +661,19 @@ static const char *read_command(char *line) {
   return error;
 }
 
+static void reply_to(char *line, const char *error) {
+  if (error) {
+    /* Perhaps a part of the input went by in it. */
+    if (state.input == INPUT_LOADING) forget_input();
+    put_error(error);
+  } else if (!strncmp(line, "check ", 6)) {
+    answer_checked(line + 6);
+  } else {
+    answer(line);
+  }
+  put("m-ready\r\n");
+}
+
 void protocol_run(void) {
   char line[LINE_BYTES + 1];
   size_t free_bytes;
@@ -496,18 +683,19 @@ void protocol_run(void) {
   } else if (free_bytes >= tn_model.output_bytes) {
     state.kept = free_memory;
   }
+  state.baud = DEFAULT_BAUD;
   put("m-timestamp-mode-performance\r\n");
   put_timestamp();
   put("m-init-done\r\nm-ready\r\n");
   for (;;) {
     const char *error = read_command(line);
-    if (error) {
-      /* Perhaps a part of the input went by in it. */
-      if (state.input == INPUT_LOADING) forget_input();
-      put_error(error);
-    } else {
-      answer(line);
+    if (!error && equal(line, "name")) trust_baud();
+    reply_to(line, error);
+    if (state.restart) platform_restart();
+    if (state.next_baud) {
+      uint64_t trial = (uint64_t)BAUD_TRIAL_MS * (platform_ticks_per_second() / 1000u);
+      set_baud(state.next_baud, platform_ticks() + trial);
+      state.next_baud = 0;
     }
-    put("m-ready\r\n");
   }
 }

@@ -22,6 +22,16 @@ int platform_read(uint32_t timeout_ms) {
 
 void platform_write(const char *text) { fputs(text, stdout); }
 
+uint32_t platform_received_bytes(void) { return 0; }
+
+uint32_t platform_baud(uint32_t baud) { return baud == 230400 ? 231884 : 0; }
+
+void platform_set_baud(uint32_t baud) { printf("(%u baud)\r\n", (unsigned)baud); }
+
+void platform_restart(void) { exit(0); }
+
+void platform_measure_memory(platform_memory *memory) { *memory = (platform_memory){100, 4096, 600, FREE_BYTES}; }
+
 uint64_t platform_ticks(void) { return ticks += 1500; }
 
 uint32_t platform_ticks_per_second(void) { return 1000000; }

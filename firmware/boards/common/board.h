@@ -7,11 +7,19 @@
 /* Interrupt handlers live side by side in this section, so that their cycles can be told from the model's. */
 #define TN_HANDLER __attribute__((section(".text.tn_handlers"), used))
 
-/* Sets up clocks, pins and the UART at 115,200 baud with its receive interrupt enabled in the UART. */
+#define TN_BAUD 115200u
+
+/* What the stack is filled with at the start, to see later how much of it was used. */
+#define TN_STACK_PAINT 0xA5u
+
+/* Sets up clocks, pins and the UART at TN_BAUD with its receive interrupt enabled in the UART. */
 void board_start(void);
 
 /* The core's clock, once board_start has run. */
 uint32_t board_clock_hz(void);
+
+/* The rate that the UART does for baud, exactly or roughly, or 0; changes to it if asked to set it. */
+uint32_t board_baud(uint32_t baud, int set);
 
 /* Sends one byte, waiting for room. */
 void board_put(uint8_t byte);

@@ -11,7 +11,11 @@
 #define PAUSE_LOOPS 150u /* some 1,500 cycles: less than a byte takes at 115,200 baud and 25 MHz */
 #define POLLS_BEFORE_SLEEP 20u
 
-extern uint8_t tn_free_start[], tn_free_end[];
+#define SLOWEST_BAUD 9600u
+#define BAUD_TOLERANCE 40u    /* one part in so many */
+#define DRAIN_PER_SECOND 400u /* the part of a second in which two characters leave at the slowest rate */
+
+extern uint8_t tn_stack_bottom[], tn_stack_top[], tn_data_start[], tn_bss_end[], tn_free_start[], tn_free_end[];
 
 static uint8_t ring[RING_BYTES];
 static volatile uint32_t ring_head, ring_tail, ring_lost;
@@ -109,6 +113,42 @@ int platform_read(uint32_t timeout_ms) {
 void platform_write(const char *text) {
   interrupt_from_now();
   while (*text) board_put((uint8_t)*text++);
+}
+
+uint32_t platform_received_bytes(void) { return ring_head; }
+
+uint32_t platform_baud(uint32_t baud) {
+  uint32_t actual = baud < SLOWEST_BAUD ? 0 : board_baud(baud, 0);
+  uint32_t difference = actual < baud ? baud - actual : actual - baud;
+  return difference <= baud / BAUD_TOLERANCE ? actual : 0;
+}
+
+/* After board_put a UART holds two characters at most: one that is on its way, and the next. */
+static void drain(void) {
+  uint64_t end = platform_ticks() + platform_ticks_per_second() / DRAIN_PER_SECOND;
+  while (platform_ticks() < end) {
+  }
+}
+
+void platform_set_baud(uint32_t baud) {
+  drain();
+  board_baud(baud, 1);
+}
+
+void platform_restart(void) {
+  drain();
+  SCB_AIRCR = SCB_AIRCR_SYSRESETREQ;
+  for (;;) {
+  }
+}
+
+void platform_measure_memory(platform_memory *memory) {
+  const uint8_t *used = tn_stack_bottom;
+  while (used < tn_stack_top && *used == TN_STACK_PAINT) ++used;
+  memory->static_bytes = (uint32_t)(tn_bss_end - tn_data_start);
+  memory->stack_bytes = (uint32_t)(tn_stack_top - tn_stack_bottom);
+  memory->stack_used_bytes = (uint32_t)(tn_stack_top - used);
+  memory->free_bytes = (uint32_t)(tn_free_end - tn_free_start);
 }
 
 uint8_t *platform_free_memory(size_t *bytes) {

@@ -6,7 +6,10 @@
 #include "cortexm.h"
 #include "platform.h"
 
-extern uint32_t tn_stack_top[], tn_data_start[], tn_data_end[], tn_data_load[], tn_bss_start[], tn_bss_end[];
+extern uint32_t tn_stack_bottom[], tn_stack_top[], tn_data_start[], tn_data_end[], tn_data_load[], tn_bss_start[],
+    tn_bss_end[];
+
+#define FRAME_WORDS 16 /* more than tn_reset's frame takes */
 
 int main(void);
 void tn_reset(void);
@@ -25,6 +28,10 @@ void tn_reset(void) {
 #ifndef __ARM_ARCH_6M__ /* whose vectors are at address 0 */
   SCB_VTOR = (uint32_t)(uintptr_t)tn_vectors;
 #endif
+  /* Up to this function's own frame. The loop stays one: memset would have a frame below it. */
+  for (volatile uint32_t *p = tn_stack_bottom; p < (uint32_t *)__builtin_frame_address(0) - FRAME_WORDS; ++p) {
+    *p = TN_STACK_PAINT * 0x01010101u;
+  }
   memcpy(tn_data_start, tn_data_load, (size_t)((char *)tn_data_end - (char *)tn_data_start));
   memset(tn_bss_start, 0, (size_t)((char *)tn_bss_end - (char *)tn_bss_start));
   main();

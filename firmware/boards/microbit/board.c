@@ -38,7 +38,6 @@
 #define UART_INTEN_RXDRDY (1u << 2)
 #define UART_ERRORSRC_OVERRUN (1u << 0)
 #define UART_ENABLE_ENABLED 4u
-#define UART_BAUDRATE_115200 0x01D7E000u
 #define TIMER_BITMODE_24 2u
 #define TIMER_INTEN_COMPARE0 (1u << 16)
 
@@ -46,7 +45,24 @@
 #define PIN_OUT 24u
 #define PIN_IN 25u
 
+/* The rates that the UART has. */
+static const struct {
+  uint32_t baud, setting;
+} rates[] = {
+    {9600, 0x00275000u},   {19200, 0x004EA000u},  {38400, 0x009D5000u},  {57600, 0x00EBF000u},   {115200, 0x01D7E000u},
+    {230400, 0x03AFB000u}, {460800, 0x075F7000u}, {921600, 0x0EBEDFA4u}, {1000000, 0x10000000u},
+};
+
 static int sending; /* a byte has been given to the UART */
+
+uint32_t board_baud(uint32_t baud, int set) {
+  for (uint32_t i = 0; i < sizeof rates / sizeof *rates; ++i) {
+    if (rates[i].baud != baud) continue;
+    if (set) UART_BAUDRATE = rates[i].setting;
+    return baud;
+  }
+  return 0;
+}
 
 void board_start(void) {
   CLOCK_TASKS_HFCLKSTART = 1;
@@ -57,7 +73,7 @@ void board_start(void) {
   GPIO_PIN_CNF(PIN_IN) = GPIO_INPUT_PULL_UP; /* an open line must not look like bytes */
   UART_PSELTXD = PIN_OUT;
   UART_PSELRXD = PIN_IN;
-  UART_BAUDRATE = UART_BAUDRATE_115200;
+  board_baud(TN_BAUD, 1);
   UART_ENABLE = UART_ENABLE_ENABLED;
   UART_INTENSET = UART_INTEN_RXDRDY;
   UART_TASKS_STARTTX = 1;

@@ -20,10 +20,15 @@
 #define UART_CTRL_RX_INTERRUPT (1u << 3)
 #define UART_INTCLEAR_RX (1u << 1)
 
-#define BAUD 115200u
+uint32_t board_baud(uint32_t baud, int set) {
+  uint32_t divider = (TN_UART_CLOCK_HZ + baud / 2u) / baud;
+  if (divider < 16u || divider > 0xFFFFFu) return 0;
+  if (set) UART_BAUDDIV = divider;
+  return TN_UART_CLOCK_HZ / divider;
+}
 
 void board_start(void) {
-  UART_BAUDDIV = (TN_UART_CLOCK_HZ + BAUD / 2u) / BAUD;
+  board_baud(TN_BAUD, 1);
   UART_CTRL = UART_CTRL_TX | UART_CTRL_RX | UART_CTRL_RX_INTERRUPT;
 }
 

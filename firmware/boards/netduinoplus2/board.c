@@ -39,10 +39,9 @@
 
 #define HSI_HZ 16000000u
 #define PLL_HZ 168000000u
-#define BAUD 115200u
 #define PATIENCE 100000u /* reads of a ready flag; the PLL locks within 300 microseconds */
 
-static uint32_t clock_hz;
+static uint32_t clock_hz, bus_hz;
 
 static int wait_for(volatile uint32_t *flags, uint32_t mask, uint32_t value) {
   for (uint32_t i = 0; i < PATIENCE; ++i) {
@@ -65,16 +64,23 @@ static uint32_t start_clock(void) {
   return PLL_HZ;
 }
 
+uint32_t board_baud(uint32_t baud, int set) {
+  uint32_t divider = (bus_hz + baud / 2u) / baud;
+  if (divider < 16u || divider > 0xFFFFu) return 0; /* each bit is sampled 16 times */
+  if (set) USART1_BRR = divider;
+  return bus_hz / divider;
+}
+
 void board_start(void) {
   clock_hz = start_clock();
-  uint32_t bus_hz = clock_hz == PLL_HZ ? PLL_HZ / 2u : clock_hz;
+  bus_hz = clock_hz == PLL_HZ ? PLL_HZ / 2u : clock_hz;
   RCC_AHB1ENR |= 1u << 0;                                 /* GPIOA */
   RCC_APB2ENR |= 1u << 4;                                 /* USART1 */
   (void)RCC_APB2ENR;                                      /* the enable takes effect two bus cycles later */
   GPIOA_PUPDR = (GPIOA_PUPDR & ~(3u << 20)) | (1u << 20); /* pull-up: an open line must not look like bytes */
   GPIOA_AFRH = (GPIOA_AFRH & ~0xFF0u) | 0x770u;
   GPIOA_MODER = (GPIOA_MODER & ~(0xFu << 18)) | (0xAu << 18);
-  USART1_BRR = (bus_hz + BAUD / 2u) / BAUD;
+  board_baud(TN_BAUD, 1);
   USART1_CR1 = USART_CR1_UE | USART_CR1_TE | USART_CR1_RE | USART_CR1_RXNEIE;
 }
 
