@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import select
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 import weakref
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import serial
 
 from devices.board import Image, Measurement
+from devices.children import start_child
 from devices.cycle_costs import cycle_costs
 from devices.errors import DeviceError
 from devices.firmware import FirmwareImage, build_cycle_counter, firmware_of, read_symbols
+from devices.locks import board_lock
 from devices.profile import DeviceProfile, device_names, load_profile
 from devices.protocol import SerialSession, open_port
 
@@ -46,12 +45,11 @@ class InferenceCount:
 class EmulatedBoard:
     """The emulated board of a profile. Nothing runs before ``flash``; QEMU ends with this object or this process.
 
-    On Linux, the kernel ends QEMU even when this process is killed. It goes by the thread that called ``flash``, so
-    that thread has to live as long as the board is used.
+    One with a name is a board of the lab, for one user at a time like any other, until it is closed.
     """
 
-    def __init__(self, profile: DeviceProfile) -> None:
-        """Raise DeviceError when the profile has no emulated board or QEMU is not installed."""
+    def __init__(self, profile: DeviceProfile, name: str | None = None, *, identity: str | None = None) -> None:
+        """``identity`` is what to lock. Raise DeviceError when the board is in use or cannot be emulated here."""
         if profile.emulator is None:
             known = ", ".join(name for name in device_names() if load_profile(name).emulator is not None)
             raise DeviceError(
@@ -60,7 +58,7 @@ class EmulatedBoard:
             )
         if shutil.which(QEMU) is None:
             raise DeviceError(f"the emulator {QEMU} was not found; install qemu-system-arm, or run make setup")
-        self.name = f"emulator:{profile.emulator.machine}"
+        self.name = name or f"emulator:{profile.emulator.machine}"
         self._profile = profile
         self._costs = cycle_costs(profile.core)
         self._machine = profile.emulator.machine
@@ -69,8 +67,10 @@ class EmulatedBoard:
         self._port: serial.Serial | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._stop: weakref.finalize[..., EmulatedBoard] | None = None
-        self._counts = Path()
-        self._counts_read = 0
+        self._counts: BinaryIO | None = None
+        self._lock = ExitStack()
+        if identity is not None:
+            self._lock.enter_context(board_lock(identity, board=self.name))
 
     def flash(self, image: Image) -> None:
         """Start QEMU with ``image`` and wait until the firmware answers."""
@@ -82,7 +82,7 @@ class EmulatedBoard:
             self._session = SerialSession(self._port, self.name)
             self._session.sync()
         except BaseException:
-            self.close()
+            self._end()
             raise
 
     def serve(self, image: FirmwareImage) -> str:
@@ -146,12 +146,18 @@ class EmulatedBoard:
         return [session.run(data) for data in inputs]
 
     def close(self) -> None:
-        """End QEMU."""
+        """End QEMU, and let others use the board."""
+        self._end()
+        self._lock.close()
+
+    def _end(self) -> None:
         if self._port is not None:
             self._port.close()
         if self._stop is not None:
             self._stop()
-        self._port = self._session = self._image = self._process = self._stop = None
+        if self._counts is not None:
+            self._counts.close()
+        self._port = self._session = self._image = self._process = self._stop = self._counts = None
 
     def __enter__(self) -> Self:
         return self
@@ -168,26 +174,23 @@ class EmulatedBoard:
 
     def _start(self, image: FirmwareImage) -> str:
         """Start QEMU, halted before the first instruction; returns the path of its serial port."""
-        self.close()
+        self._end()
         if image.device != self._profile.name:
             raise DeviceError(f"the image was built for {image.device}, not for {self._profile.name}; build it again")
-        folder = tempfile.mkdtemp(prefix="tinynas-emulator-")
-        self._counts, self._counts_read = Path(folder) / "counts", 0
+        # A file without a name, so that nothing is left of it when this process is killed.
+        self._counts = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the board
         command = [QEMU, "-machine", self._machine, "-kernel", str(image.elf), "-icount", "shift=0", "-display", "none"]
         command += ["-monitor", "stdio", "-S"]
         # A multiplexer, because it holds 32 bytes for a UART that holds one. Its escape character is none.
         command += ["-chardev", "pty,id=uart,mux=on", "-serial", "chardev:uart", "-echr", "256"]
-        plugin = [str(build_cycle_counter()), *self._counter_arguments(image)]
+        counts = self._counts.fileno()
+        plugin = [str(build_cycle_counter()), f"output=/dev/fd/{counts}", *self._counter_arguments(image)]
         command += ["-plugin", ",".join(part.replace(",", ",,") for part in plugin)]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=_die_with_parent() if sys.platform == "linux" else None,
+        process = start_child(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[counts]
         )
         self._process = process
-        self._stop = weakref.finalize(self, _stop, process, folder)
+        self._stop = weakref.finalize(self, _stop, process)
         self._image = image
         return _await_port(process, self.name)
 
@@ -205,7 +208,6 @@ class EmulatedBoard:
         start, size = symbols["tn_model_invoke"]
         handlers = f"{symbols['tn_handlers_start'][0]:x}-{symbols['tn_handlers_end'][0]:x}"
         return [
-            f"output={self._counts}",
             f"invoke={start:x}-{start + size:x}",
             f"handlers={handlers}",
             "layers=" + ":".join(f"{address:x}" for address in layers),
@@ -214,9 +216,8 @@ class EmulatedBoard:
 
     def _read_counts(self) -> list[InferenceCount]:
         """Inferences counted since the last call."""
-        lines = self._counts.read_text(encoding="ascii").splitlines()[self._counts_read :]
-        self._counts_read += len(lines)
-        return [_parse_count(line) for line in lines]
+        assert self._counts is not None
+        return [_parse_count(line.decode("ascii")) for line in self._counts]
 
 
 def _median(counts: Sequence[InferenceCount]) -> InferenceCount:
@@ -248,7 +249,7 @@ def _await_port(process: subprocess.Popen[bytes], board: str) -> str:
     raise DeviceError(f"the board {board} did not start within {START_TIMEOUT_S:.0f} s; is the machine overloaded?")
 
 
-def _stop(process: subprocess.Popen[bytes], folder: str) -> None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(STOP_TIMEOUT_S)
@@ -258,19 +259,3 @@ def _stop(process: subprocess.Popen[bytes], folder: str) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-class _die_with_parent:  # noqa: N801 - a function with its library already loaded: nothing may be imported after fork
-    """Makes the kernel kill the child when its parent ends, however that happens."""
-
-    PR_SET_PDEATHSIG = 1
-
-    def __init__(self) -> None:
-        self._prctl = ctypes.CDLL(None).prctl
-        self._parent = os.getpid()
-
-    def __call__(self) -> None:
-        self._prctl(self.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != self._parent:
-            os._exit(1)
