@@ -18,6 +18,7 @@ from pathlib import Path
 from devices.board import Image
 from devices.errors import DeviceError
 from devices.profile import DeviceProfile, device_names, load_profile
+from devices.scratch import scratch_folder
 
 SOURCE_DIR = Path(__file__).resolve().parent.parent / "firmware"
 CROSS = "arm-none-eabi-"
@@ -83,8 +84,7 @@ def build_firmware(model_dir: Path, profile: DeviceProfile, out_dir: Path) -> Fi
     goals = (f"BOARD={board}", f"CACHE={build_cache}")
     with _locked(build_cache):
         _make(profile, "library", *goals)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=build_cache) as work_name:
-        work = Path(work_name)
+    with scratch_folder(build_cache, "build-") as work:
         sources, built = work / "model", work / "out"
         # A copy, so that make never meets a path with a space in it.
         shutil.copytree(model_dir, sources, ignore=lambda _, names: [n for n in names if not n.endswith((".c", ".h"))])

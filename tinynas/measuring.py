@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from devices.board import Board, Measurement
 from devices.firmware import FirmwareImage, build_firmware
 from devices.profile import DeviceProfile
+from devices.scratch import scratch_folder
 from devices.store import MeasurementStore
 from export.atomic import write_bytes
 from export.codegen import generate
@@ -51,8 +51,8 @@ def measure_graph(
 
     Raises DeviceError when the board is not well, and when the linker's arena is not the planner's.
     """
-    with tempfile.TemporaryDirectory(prefix="tinynas-") as folder:
-        board.flash(build_image(graph, profile, Path(folder), stream_input=stream_input))
+    with scratch_folder() as folder:
+        board.flash(build_image(graph, profile, folder, stream_input=stream_input))
         measurement = board.measure(random_inputs(graph, 1, seed=0), runs)
     if store is not None:
         features = [dataclasses.asdict(layer) for layer in layer_features(plan(graph, profile.instruction_set))]

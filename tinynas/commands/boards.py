@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from devices.errors import DeviceError
 from devices.measured_power import MeasuredPower, current_profile, keep_measured_power
 from devices.power_trace import inference_energy, read_power_trace
 from devices.profile import DEFAULT_DEVICE, DeviceProfile, device_names, load_profile
+from devices.scratch import scratch_folder
 from devices.store import MeasurementStore
 from export.graph import total_macs
 from export.planner import plan
@@ -111,8 +111,8 @@ def verify(
     model = load_model(path)
     inputs = random_inputs(model.graph, count, seed)
     outputs: list[bytes] = []
-    with resolve_board(board_name, profile.name) as board, tempfile.TemporaryDirectory(prefix="tinynas-") as folder:
-        board.flash(build_image(model.graph, profile, Path(folder), stream_input=stream_input))
+    with resolve_board(board_name, profile.name) as board, scratch_folder() as folder:
+        board.flash(build_image(model.graph, profile, folder, stream_input=stream_input))
         with output.progress("verifying") as update:
             for done, given in enumerate(inputs, start=1):
                 outputs += board.outputs([given])
@@ -132,8 +132,8 @@ def emulate(path: Path, device: str, as_json: bool) -> None:
     """Run the emulated board until it is interrupted; the first line printed is its port."""
     profile = load_profile(device)
     graph = load_model(path).graph
-    with EmulatedBoard(profile) as board, tempfile.TemporaryDirectory(prefix="tinynas-") as folder:
-        port = board.serve(build_image(graph, profile, Path(folder)))
+    with EmulatedBoard(profile) as board, scratch_folder() as folder:
+        port = board.serve(build_image(graph, profile, folder))
         try:
             # First, so that whoever waits for the port may interrupt as soon as there is one.
             output.say(f"{board.name} runs '{graph.name}' at {port}, 115200 baud; press Ctrl-C to end it")
