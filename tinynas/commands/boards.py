@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from devices.board import Board
-from devices.boards import known_boards, resolve_board
+from devices.boards import known_boards, platform_of, resolve_board
 from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
 from devices.measured_power import MeasuredPower, current_profile, keep_measured_power
 from devices.power_trace import inference_energy, read_power_trace
-from devices.profile import DEFAULT_DEVICE, DeviceProfile, device_names, load_profile
+from devices.profile import DeviceProfile, device_names, load_profile
 from devices.scratch import scratch_folder
 from devices.store import MeasurementStore
 from export.graph import total_macs
@@ -42,7 +42,7 @@ def devices() -> dict[str, Any]:
     """Every device profile and every board."""
     profiles = [load_profile(name) for name in device_names()]
     boards = [{"name": "emulator", "platform": p.name, "kind": "emulated"} for p in profiles if p.emulator is not None]
-    boards += [{"name": entry.id, "platform": entry.platform, "kind": "serial"} for entry in known_boards()]
+    boards += [{"name": entry.id, "platform": entry.platform, "kind": entry.kind} for entry in known_boards()]
     return {
         "devices": [
             {
@@ -64,9 +64,7 @@ def devices() -> dict[str, Any]:
 
 def device_of(board_name: str, device: str | None) -> str:
     """The device profile to use with a board: the one asked for, else what boards.toml says, else the default."""
-    if device is not None:
-        return device
-    return next((entry.platform for entry in known_boards() if entry.id == board_name), DEFAULT_DEVICE)
+    return platform_of(board_name, device)
 
 
 def measure(
