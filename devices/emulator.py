@@ -211,6 +211,11 @@ class EmulatedBoard:
             f"invoke={start:x}-{start + size:x}",
             f"handlers={handlers}",
             "layers=" + ":".join(f"{address:x}" for address in layers),
+            f"clock={symbols['platform_ticks'][0]:x}",
+            f"lag={symbols['tn_lag_ticks'][0]:x}",
+            f"reset={symbols['tn_reset'][0]:x}",
+            f"hz={self._profile.clock_hz}",
+            f"stall={self._profile.stall_factor}",
             *(f"{name}={cost:.2f}" for name, cost in self._costs.by_name().items()),
         ]
 

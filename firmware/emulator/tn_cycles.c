@@ -1,7 +1,9 @@
-/* A QEMU plugin that counts the instructions and zero-wait cycles of every inference, layer by layer.
+/* A QEMU plugin that counts the instructions and zero-wait cycles of every inference, layer by layer, and keeps the
+ * board's clock.
  *
  *   -plugin tn_cycles.so,output=FILE,invoke=START-END,layers=ADDRESS:ADDRESS:...[,handlers=START-END]
  *           [,instruction=1][,load=1][,next_load=0] and so on for each cost below
+ *           [,clock=ADDRESS,lag=ADDRESS,reset=ADDRESS,hz=CLOCK,stall=FACTOR]
  *
  * Addresses are hexadecimal. After each completed tn_model_invoke one line is appended to FILE:
  *
@@ -31,8 +33,15 @@
  * next block starts. QEMU may cut a block anywhere (a timer, a page's end); what follows a cut costs what it would
  * without it, so the figures depend on the program alone. Interrupt handlers are left out.
  *
- * QEMU 7.2 ships no header for plugins: what is used of its interface, version 1, is declared here. */
+ * QEMU's own clock takes every instruction for a nanosecond. So whenever the function at clock starts, the 64-bit
+ * variable at lag is set to what the part would have taken beyond that since the function at reset ran, in ticks of hz:
+ * cycles times stall, less instructions times a nanosecond. Here handlers count too. Time that the part sleeps needs
+ * nothing: that is real time.
+ *
+ * QEMU 7.2 ships no header for plugins: what is used of its interface, version 1, is declared here. That
+ * interface cannot write to the guest's memory; cpu_memory_rw_debug can, which QEMU exports where it loads modules. */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
@@ -87,6 +96,7 @@ typedef struct {
   block_kind kind;
   int layer; /* of a LAYER */
   instruction_kind first, last;
+  bool resets, reads_clock;
 } block;
 
 typedef enum {
@@ -129,6 +139,16 @@ static int layers;
 static count invoke_count, layer_count[MAX_LAYERS];
 static count *current; /* what is being counted; NULL outside an inference */
 static const block *previous;
+
+typedef void *get_cpu(int index);
+typedef int access_memory(void *cpu, uint64_t address, void *data, size_t bytes, bool write);
+
+static uint64_t clock_start, reset_start, lag_address;
+static double clock_hz, stall = 1.0;
+static get_cpu *qemu_get_cpu;
+static access_memory *cpu_memory_rw_debug;
+static count since_reset;
+static const block *last_block; /* unlike previous, be it in an inference or not */
 
 static instruction_cost cost_of_narrow(uint16_t code) {
   instruction_cost cost = {OTHER, costs[INSTRUCTION]};
@@ -239,6 +259,8 @@ static bool inside(uint64_t address, range r) { return r.start <= address && add
 
 static void classify(block *b) {
   b->kind = PLAIN;
+  b->resets = b->start == reset_start;
+  b->reads_clock = b->start == clock_start;
   if (b->start == invoke.start) {
     b->kind = ENTRY;
   } else if (inside(b->start, invoke)) {
@@ -281,22 +303,43 @@ static void end_inference(void) {
   current = NULL;
 }
 
+/* What the step from block to block costs. */
+static int64_t step_cost(const block *from, const block *to) {
+  if (!from) return 0;
+  if (to->start == from->end) return cost_after(from->last, to->first) - cost_after(OTHER, to->first);
+  return from->last == LOOP_END ? 0 : costs[TAKEN];
+}
+
+static void write_lag(void) {
+  double ticks = (double)since_reset.cost / 100 * stall - (double)since_reset.instructions * clock_hz * 1e-9;
+  int64_t lag = (int64_t)ticks;
+  if (cpu_memory_rw_debug(qemu_get_cpu(0), lag_address, &lag, sizeof lag, true)) {
+    fprintf(stderr, "tn_cycles: cannot write to the board's memory at %" PRIx64 "\n", lag_address);
+    exit(1);
+  }
+}
+
+static void keep_clock(const block *b) {
+  if (b->resets) {
+    since_reset = (count){0, 0};
+    last_block = NULL;
+  }
+  since_reset.instructions += b->instructions;
+  since_reset.cost += b->cost + step_cost(last_block, b);
+  last_block = b;
+  if (b->reads_clock) write_lag();
+}
+
 static void executed(unsigned vcpu, void *data) {
   (void)vcpu;
   const block *b = data;
+  if (clock_start) keep_clock(b);
   if (b->kind == ENTRY) {
     begin_inference();
   } else if (!current || b->kind == HANDLER) {
     return;
   }
-  if (previous) {
-    /* The step from block to block belongs to where control came from. */
-    if (b->start == previous->end) {
-      current->cost += cost_after(previous->last, b->first) - cost_after(OTHER, b->first);
-    } else if (previous->last != LOOP_END) {
-      current->cost += costs[TAKEN];
-    }
-  }
+  current->cost += step_cost(previous, b); /* it belongs to where control came from */
   if (b->kind == INVOKE) {
     current = &invoke_count;
   } else if (current == &invoke_count) {
@@ -361,12 +404,27 @@ static bool parse_cost(const char *name, const char *value) {
   return false;
 }
 
+static bool parse_address(const char *text, uint64_t *address) { return sscanf(text, "%" SCNx64, address) == 1; }
+
+static bool parse_positive(const char *text, double *value) { return sscanf(text, "%lf", value) == 1 && *value > 0; }
+
 static bool parse_argument(const char *name, const char *value) {
   if (!strcmp(name, "output")) return (output = fopen(value, "a")) != NULL;
   if (!strcmp(name, "invoke")) return parse_range(value, &invoke);
   if (!strcmp(name, "handlers")) return parse_range(value, &handlers);
   if (!strcmp(name, "layers")) return parse_layers(value);
+  if (!strcmp(name, "clock")) return parse_address(value, &clock_start);
+  if (!strcmp(name, "lag")) return parse_address(value, &lag_address);
+  if (!strcmp(name, "reset")) return parse_address(value, &reset_start);
+  if (!strcmp(name, "hz")) return parse_positive(value, &clock_hz);
+  if (!strcmp(name, "stall")) return parse_positive(value, &stall);
   return parse_cost(name, value);
+}
+
+static bool find_memory(void) {
+  *(void **)&qemu_get_cpu = dlsym(RTLD_DEFAULT, "qemu_get_cpu");
+  *(void **)&cpu_memory_rw_debug = dlsym(RTLD_DEFAULT, "cpu_memory_rw_debug");
+  return qemu_get_cpu && cpu_memory_rw_debug;
 }
 
 EXPORT int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv) {
@@ -385,6 +443,18 @@ EXPORT int qemu_plugin_install(uint64_t id, const void *info, int argc, char **a
   }
   if (!output || !invoke.end || !layers) {
     fputs("tn_cycles: output, invoke and layers are needed\n", stderr);
+    return 1;
+  }
+  if (clock_start && (!lag_address || !reset_start || clock_hz <= 0)) {
+    fputs("tn_cycles: clock goes with lag, reset and hz\n", stderr);
+    return 1;
+  }
+  if (clock_start && !find_memory()) {
+    fputs(
+        "tn_cycles: this QEMU gives plugins no access to memory, which the board's clock needs; use a build with "
+        "loadable "
+        "modules, such as Debian's\n",
+        stderr);
     return 1;
   }
   qemu_plugin_register_vcpu_tb_trans_cb(id, translated);

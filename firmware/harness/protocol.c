@@ -49,6 +49,12 @@ static struct {
   int restart;           /* after this reply */
 } state;
 
+static size_t length(const char *text) {
+  const char *end = text;
+  while (*end) ++end;
+  return (size_t)(end - text);
+}
+
 /* CRC-32 as in zlib and Ethernet, four bits at a time; crc is that of what came before, 0 at first. */
 static uint32_t crc32(uint32_t crc, const void *data, size_t count) {
   static const uint32_t table[16] = {0x00000000u, 0x1DB71064u, 0x3B6E20C8u, 0x26D930ACu, 0x76DC4190u, 0x6B6B51F4u,
@@ -65,7 +71,7 @@ static uint32_t crc32(uint32_t crc, const void *data, size_t count) {
 }
 
 static void put(const char *text) {
-  if (state.sequence) state.crc = crc32(state.crc, text, strlen(text));
+  if (state.sequence) state.crc = crc32(state.crc, text, length(text));
   platform_write(text);
 }
 
@@ -233,7 +239,7 @@ static int take_byte(uint8_t byte) {
 }
 
 static const char *add_hex(const char *hex) {
-  size_t digits = strlen(hex);
+  size_t digits = length(hex);
   if (digits % 2u || digits / 2u > state.announced - state.received) return "Wrong number of digits: load again";
   for (; *hex; hex += 2) {
     int high = hex_digit(hex[0]), low = hex_digit(hex[1]);
@@ -598,9 +604,9 @@ static char *after_word(char *text) {
 static void answer_checked(char *text) {
   uint32_t number, expected, crc = 0;
   char *crc_text = after_word(text), *command_text = crc_text ? after_word(crc_text) : NULL;
-  if (command_text) crc = crc32(crc32(0, text, strlen(text)), " ", 1);
+  if (command_text) crc = crc32(crc32(0, text, length(text)), " ", 1);
   if (!command_text || !parse_number(text, &number) || !parse_hex32(crc_text, &expected) ||
-      crc32(crc, command_text, strlen(command_text)) != expected) {
+      crc32(crc, command_text, length(command_text)) != expected) {
     put_error("Check failed: send it again");
     return;
   }
@@ -661,13 +667,20 @@ static const char *read_command(char *line) {
   return error;
 }
 
+/* The text behind a line's beginning, or NULL if it begins otherwise. */
+static char *after(const char *beginning, char *line) {
+  while (*beginning && *beginning == *line) ++beginning, ++line;
+  return *beginning ? NULL : line;
+}
+
 static void reply_to(char *line, const char *error) {
+  char *checked = after("check ", line);
   if (error) {
     /* Perhaps a part of the input went by in it. */
     if (state.input == INPUT_LOADING) forget_input();
     put_error(error);
-  } else if (!strncmp(line, "check ", 6)) {
-    answer_checked(line + 6);
+  } else if (checked) {
+    answer_checked(checked);
   } else {
     answer(line);
   }
