@@ -212,8 +212,8 @@ CREATE TRIGGER measurements_never_go BEFORE DELETE ON measurements
 ADD_1 = (
     "INSERT INTO measurements (created_at, model_hash, model_name, firmware_sha256, toolchain, board, device, clock_hz,"
     " latency_ms, cycles, instructions, runs, layer_cycles, layer_features, sram_bytes, flash_bytes, code_bytes)"
-    " VALUES ('2026-01-0' || ? || 'T10:00:00.000+00:00', 'aa', 'old', 'ff', 'gcc', ?, 'stm32f405', 168000000, 1.5, 200, "
-    "NULL, 3, '[150, 50]', '[{\"kind\": \"CONV_2D\"}, {}]', 10, 20, 30)"
+    " VALUES ('2026-01-0' || ? || 'T10:00:00.000+00:00', 'aa', 'old', 'ff', 'gcc', ?, 'stm32f405', 168000000, 1.5, "
+    "200, NULL, 3, '[150, 50]', '[{\"kind\": \"CONV_2D\"}, {}]', 10, 20, 30)"
 )
 
 
