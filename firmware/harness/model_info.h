@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 typedef struct {
-  const char *name, *id;
+  const char *name, *id, *benchmark;
   uint32_t arena_bytes, input_bytes, input_element_bytes, output_bytes, output_element_bytes, layers, steps;
   float input_scale, output_scale;
   int32_t input_zero_point, output_zero_point;

@@ -525,7 +525,7 @@ static void command_restart(void) { state.restart = 1; }
 
 static void command_profile(void) {
   put("m-profile-[tinynas-1]\r\nm-model-[");
-  put(tn_model.name);
+  put(tn_model.benchmark);
   put("]\r\n");
 }
 

@@ -2,6 +2,7 @@
 #ifndef BOARD_H
 #define BOARD_H
 
+#include <board_config.h> /* the board's own, else its family's */
 #include <stdint.h>
 
 /* Interrupt handlers live side by side in this section, so that their cycles can be told from the model's. */
@@ -27,10 +28,12 @@ void board_put(uint8_t byte);
 /* The UART's receive interrupt: hands each byte to platform_received while there is room. */
 void board_uart_handler(void);
 
-/* The clock behind platform_ticks: a counter of core clocks from 0 to TN_TIMER_MASK. At each wrap it raises an
- * interrupt that ends in platform_tick_handler; timer_wrap_pending tells whether one is still due. systick.c is the one
- * of all cores but those without a SysTick. */
-#define TN_TIMER_MASK 0xFFFFFFu
+/* The clock behind platform_ticks: a counter of core clocks from 0 to TN_TIMER_MASK, of which all bits are ones. At
+ * each wrap it raises an interrupt that ends in platform_tick_handler; timer_wrap_pending tells whether one is still
+ * due. systick.c is the one of all cores but those without a SysTick. */
+#ifndef TN_TIMER_MASK
+#define TN_TIMER_MASK 0x1FFFFFu /* a wrap every 12 to 105 ms, which is how often one that sleeps looks at the clock */
+#endif
 
 void board_timer_handler(void);
 void timer_start(void);

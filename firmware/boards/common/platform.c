@@ -1,9 +1,8 @@
-/* The platform on a Cortex-M: bytes come by interrupt into a ring, time comes from a 24-bit counter of core clocks. An
- * interrupt counts its wraps, at a cost of some 30 cycles in 16 million. */
+/* The platform on a Cortex-M: bytes come by interrupt into a ring, time comes from a counter of core clocks. An
+ * interrupt counts its wraps, at a cost of some 30 cycles in two million. */
 #include "platform.h"
 
 #include "board.h"
-#include "board_config.h"
 #include "cortexm.h"
 
 #define RING_BYTES 128u /* a power of two, more than the longest command */

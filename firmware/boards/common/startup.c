@@ -2,7 +2,6 @@
 #include <string.h>
 
 #include "board.h"
-#include "board_config.h"
 #include "cortexm.h"
 #include "platform.h"
 

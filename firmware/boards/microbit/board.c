@@ -4,7 +4,6 @@
  * QEMU's microbit is the same part without a model of CLOCK, whose registers read as one there. */
 #include "board.h"
 
-#include "board_config.h"
 #include "cortexm.h"
 #include "platform.h"
 

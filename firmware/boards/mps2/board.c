@@ -1,8 +1,6 @@
 /* Arm MPS2 and MPS3 images: a CMSDK UART (Arm DDI0479), whose place the image decides. */
 #include "board.h"
 
-#include <board_config.h> /* not the one beside this file, if the board has its own */
-
 #include "cortexm.h"
 #include "platform.h"
 
