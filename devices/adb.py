@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from devices.children import start_child
 from devices.errors import DeviceError
@@ -122,8 +124,8 @@ class AdbPhone:
             self.close()
             raise
 
-    def wait_until_ready(self, *, patient: bool = True) -> None:
-        """Wait for a phone that went away; an impatient caller is told at once what is in its way.
+    def wait_until_ready(self, *, patient: bool = True) -> bool:
+        """Wait for a phone that went away, and say whether it was away; the impatient are told at once what is wrong.
 
         Raises DeviceError when it does not come back, with what to do.
         """
@@ -135,7 +137,7 @@ class AdbPhone:
             with suppress(AdbFaultError):
                 found = next((device for device in self._server.devices() if device.serial == self.serial), None)
                 if found is not None and found.state == "device":
-                    return
+                    return rounds > 1
                 self._bring_back(found, rounds)
             # One that was just connected or plugged in, or whose server was just started, takes a moment.
             is_coming = found is None or found.state in ("offline", "connecting", "authorizing")
@@ -185,6 +187,14 @@ class AdbPhone:
             with suppress(DeviceError):
                 self._server.run(["disconnect", self.serial], SHELL_TIMEOUT_S)
         self._server.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def _only_serial(self) -> str:
         devices = self._server.devices()

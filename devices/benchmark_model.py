@@ -100,10 +100,14 @@ def parse_report(text: str, *, profiled: bool = False) -> BenchmarkReport:
         operators=operators,
         delegate_operators=delegate_operators,
         delegate=next(filter(None, map(_delegate, lines)), None),
-        ignored_flags=tuple(
-            flag for found in filter(None, map(_IGNORED_FLAGS.fullmatch, lines)) for flag in found[1].split()
-        ),
+        ignored_flags=ignored_flags(text),
     )
+
+
+def ignored_flags(text: str) -> tuple[str, ...]:
+    """The flags that this version of the tool says it does not know."""
+    lines = [line.strip() for line in text.splitlines()]
+    return tuple(flag for found in filter(None, map(_IGNORED_FLAGS.fullmatch, lines)) for flag in found[1].split())
 
 
 def _statistics(lines: Sequence[str]) -> tuple[RunStatistics | None, RunStatistics]:
