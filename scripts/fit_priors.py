@@ -1,18 +1,27 @@
 #!/usr/bin/env python3
 """Fits the latency priors of the cores that can be emulated and writes tinynas/cost_priors.toml.
 
-Networks of both MobileNet-like spaces and single layers of every kernel are measured on each core's emulated board;
-plain C is measured too where a core has kernels of its own, because it runs the layers that they do not take. Cores
-without an emulated board are another core times a factor, whose source stands in the file. Run it after changing a
-kernel. Usage: python -m scripts.fit_priors
+Networks of all search spaces and single layers of random sizes are measured on each core's emulated board; plain C is
+measured too where a core has kernels of its own, because it runs the layers that they do not take. Cores without an
+emulated board are another core times a factor, whose source stands in the file. Run it after changing a kernel.
+
+What was measured is kept in --cache, so that a fit with other features need not measure again; it has to be deleted
+when a kernel changes. Usage: python -m scripts.fit_priors [--cache FOLDER] [--core CORE ...]
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import json
 import random
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
+from scipy.optimize import nnls
 
 from devices.board import Board
 from devices.boards import resolve_board
@@ -21,14 +30,14 @@ from devices.profile import DeviceProfile, InstructionSet, load_profile
 from export.atomic import write_bytes
 from export.codegen import generate
 from export.graph import Graph
-from export.kernels import VIEW
+from export.kernels import VIEW, all_kernels
 from export.planner import plan
 from export.synthetic import with_random_weights
-from scripts.single_layers import single_layer_graphs
-from tinynas.cost_model import FEATURES, CostModel, MeasuredNetwork, layer_features
-from tinynas.lower import lower
+from scripts.single_layers import random_layers, single_layer_graphs
+from tinynas.calibration import make_pool
+from tinynas.cost_model import CostModel, MeasuredNetwork, layer_errors, layer_features
+from tinynas.layer_features import FEATURES
 from tinynas.measuring import random_inputs
-from tinynas.space import load_space
 
 DEVICES = {
     "cortex-m0": "nrf51822",
@@ -38,7 +47,9 @@ DEVICES = {
     "cortex-m33": "mps2-an505",
     "cortex-m55": "mps3-an547",
 }
-NETWORKS_PER_SPACE = 8
+NETWORKS = 52
+ROUNDS, OTHER_ROUNDS = 5, 2
+"""Of layers of every kind: on a core's own kernels, and on plain C beside these."""
 SEED = 20_000
 OUT = Path(__file__).resolve().parent.parent / "tinynas" / "cost_priors.toml"
 
@@ -53,27 +64,29 @@ FACTORS = {
 }
 
 
-def networks() -> list[Graph]:
-    """What is measured: whole networks, then single layers of three sizes."""
-    graphs = []
-    for name, shape in (("mobilenet_small", (28, 28, 1)), ("mobilenet", (64, 64, 3))):
-        space, rng = load_space(name), random.Random(SEED)
-        architectures = [space.sample(rng, shape) for _ in range(NETWORKS_PER_SPACE)]
-        graphs += [lower(architecture, space, shape, 10) for architecture in architectures]
-    return graphs + single_layers()
+def networks(profile: DeviceProfile) -> list[Graph]:
+    """Random networks of all spaces that fit the device; a model that knows nothing finds none too slow."""
+    kernels = {kernel.name: (0.0,) * len(FEATURES) for kernel in all_kernels(profile.instruction_set)}
+    pool = make_pool(profile, CostModel(profile.core, kernels, "blank", 1.0), NETWORKS, SEED)
+    return [member.costs.graph(member.architecture) for member in pool]
 
 
-def single_layers() -> list[Graph]:
-    """Every kernel alone, in three sizes; the first graph moves nothing and takes no time."""
-    return [
+def single_layers(rounds: int) -> list[Graph]:
+    """Every kernel alone, in sizes of all kinds; the first graph moves nothing and takes no time."""
+    rng = random.Random(SEED)
+    graphs = [
         graph for side, channels in ((4, 8), (8, 16), (12, 24)) for graph in single_layer_graphs(side, channels)[1:]
     ]
+    return graphs + [graph for _ in range(rounds) for graph in random_layers(rng)]
 
 
-def measured(profile: DeviceProfile, instruction_set: InstructionSet, board: Board) -> Iterator[MeasuredNetwork]:
+def measured(
+    profile: DeviceProfile, instruction_set: InstructionSet, board: Board, cache: Path | None
+) -> Iterator[MeasuredNetwork]:
     """Run what fits on the board; of plain C beside other kernels only the single layers."""
     alone = instruction_set == profile.instruction_set
-    for candidate in networks() if alone else single_layers():
+    candidates = [*networks(profile), *single_layers(ROUNDS)] if alone else single_layers(OTHER_ROUNDS)
+    for candidate in candidates:
         graph = with_random_weights(candidate)
         planned = plan(graph, instruction_set)
         constants = sum(tensor.size_bytes for tensor in graph.tensors if tensor.is_constant)
@@ -82,48 +95,81 @@ def measured(profile: DeviceProfile, instruction_set: InstructionSet, board: Boa
             continue
         with tempfile.TemporaryDirectory(prefix="tinynas-") as folder:
             sources = Path(folder) / "model"
-            for name, text in generate(graph, instruction_set).files.items():
-                write_bytes(sources / name, text.encode())
-            board.flash(build_firmware(sources, profile, Path(folder)))
-            measurement = board.measure(random_inputs(graph, 1, seed=0), 1)
-        yield MeasuredNetwork(layer_features(planned), tuple(map(float, measurement.layer_cycles)))
+            files = generate(graph, instruction_set).files
+            code = hashlib.sha256(f"{profile.name} {sorted(files.items())}".encode()).hexdigest()
+            kept = cache / f"{code[:32]}.json" if cache else None
+            if kept and kept.exists():
+                cycles = json.loads(kept.read_text())
+            else:
+                for name, text in files.items():
+                    write_bytes(sources / name, text.encode())
+                board.flash(build_firmware(sources, profile, Path(folder)))
+                cycles = board.measure(random_inputs(graph, 1, seed=0), 1).layer_cycles
+                if kept:
+                    write_bytes(kept, json.dumps(cycles).encode())
+        yield MeasuredNetwork(layer_features(planned), tuple(map(float, cycles)))
 
 
-def fit_core(core: str, device: str) -> list[str]:
-    """Measure on the core's board and fit; the lines of the file."""
+def fit_core(core: str, device: str, cache: Path | None) -> dict[str, dict[str, float]]:
+    """Measure on the core's board and fit: by kernel, the cycles of each feature."""
     profile = load_profile(device)
     found: list[MeasuredNetwork] = []
     with resolve_board("emulator", device) as board:
         for instruction_set in dict.fromkeys((profile.instruction_set, "generic")):
-            found += measured(profile, instruction_set, board)
-    kernels = sorted({layer.kernel for network in found for layer in network.layers})
-    blank = CostModel(core, {kernel: (0.0,) * len(FEATURES) for kernel in kernels}, "blank", 1.0)
-    fitted = blank.refit(found)
-    fit = fitted.fit_of(found)
+            found += measured(profile, instruction_set, board, cache)
+    kernels = sorted({layer.kernel for network in found for layer in network.layers} - {VIEW.name})
+    coefficients = {kernel: fit_kernel(core, kernel, found) for kernel in kernels}
+    coefficients[VIEW.name] = {}
+    by_feature = {k: tuple(weights.get(name, 0.0) for name in FEATURES) for k, weights in coefficients.items()}
+    fit = CostModel(core, by_feature, "", 1.0).fit_of([network for network in found if len(network.layers) > 1])
+    print(f"{core}: {fit.networks} networks, {fit.mape:.2f} % mean error, tau {fit.kendall_tau:.3f}", flush=True)
+    print(f"{core}: {len(found)} networks and layers", flush=True)
+    return coefficients
+
+
+def fit_kernel(core: str, kernel: str, found: list[MeasuredNetwork]) -> dict[str, float]:
+    """Least squares of relative errors; what no layer has is left out."""
+    rows, cycles, errors = [], [], []
+    for network in found:
+        for layer, count, error in zip(network.layers, network.cycles, layer_errors(network), strict=True):
+            if layer.kernel == kernel:
+                rows.append(layer.values)
+                cycles.append(count)
+                errors.append(error)
+    layers, target, scale = np.array(rows), np.array(cycles), np.array(errors)
+    design = layers / scale[:, np.newaxis]
+    size = np.maximum(np.linalg.norm(design, axis=0), 1e-12)
+    answer, _ = nnls(design / size, target / scale)
+    answer = np.round(answer / size, 3)
+    off = layers @ answer / target - 1
     print(
-        f"{core}: {fit.networks} networks and layers, {fit.mape:.1f} % mean error, tau {fit.kendall_tau:.3f}",
+        f"  {core} {kernel}: {len(target)} layers, off by {100 * np.sqrt(np.mean(off**2)):.2f} % (rms), "
+        f"{100 * np.abs(off).max():.1f} % at most",
         flush=True,
     )
-    coefficients = fitted.coefficients | {VIEW.name: (0.0,) * len(FEATURES)}
-    return [
-        "",
-        f"[cores.{core}]",
-        f'source = "prior fitted on {len(found)} networks and layers on the emulated {device}"',
-        "",
-        f"[cores.{core}.kernels]",
-        *(f'"{kernel}" = {[round(value, 3) for value in values]}' for kernel, values in sorted(coefficients.items())),
-    ]
+    return {name: float(value) for name, value in zip(FEATURES, answer, strict=True) if value}
 
 
 def main() -> None:
-    """Measure every core and write the file."""
+    """Measure the cores, and write the file; cores that were not asked for stay as they are."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--core", action="append", choices=DEVICES)
+    options = parser.parse_args()
+    cores = tomllib.loads(OUT.read_text(encoding="utf-8"))["cores"] if options.core else {}
     lines = [
-        "# Latency priors: zero-wait cycles per unit of each feature, in this order:",
-        f"#   {', '.join(FEATURES)}",
+        "# Latency priors: by core and kernel, zero-wait cycles of a round of each loop of tinynas/layer_features.py.",
         "# Written by scripts/fit_priors.py.",
     ]
     for core, device in DEVICES.items():
-        lines += fit_core(core, device)
+        kernels = cores[core]["kernels"] if options.core and core not in options.core else None
+        if kernels is None:
+            kernels = fit_core(core, device, options.cache)
+        lines += ["", f"[cores.{core}]", f'source = "prior fitted on networks and layers on the emulated {device}"']
+        lines += ["", f"[cores.{core}.kernels]"]
+        for kernel, weights in sorted(kernels.items()):
+            inner = ", ".join(f"{name} = {value}" for name, value in weights.items())
+            lines.append(f'"{kernel}" = {{ {inner} }}' if inner else f'"{kernel}" = {{}}')
     for core, (like, factor, source) in FACTORS.items():
         lines += ["", f"[cores.{core}]", f'like = "{like}"', f"factor = {factor}", f'source = "{source}"']
     write_bytes(OUT, ("\n".join(lines) + "\n").encode())

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import islice, pairwise
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -43,9 +43,12 @@ class _Stage:
 class _SubSpace:
     """The units that are known of one resolution and width."""
 
-    stem: UnitFacts
     head: UnitFacts
     stages: tuple[_Stage, ...]
+    stems: dict[Block, UnitFacts] = field(default_factory=dict)
+    """By the first block, which may read what the stem writes channel by channel."""
+    is_by_block: bool = True
+    """Whether blocks cost the same behind all others: none but the first may read another's output by channels."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class CandidateCosts:
     # --- facts that are kept -----------------------------------------------------------------------------------------
 
     @cached_property
-    def _known(self) -> dict[tuple[Unit, InputShape], UnitFacts]:
+    def _known(self) -> dict[tuple[Unit, InputShape, bool, bool], UnitFacts]:
         return {}
 
     @cached_property
@@ -168,11 +171,11 @@ class CandidateCosts:
             sub_space is None
             or architecture.space != self.space.name
             or len(architecture.stages) != len(sub_space.stages)
-            or self.space.kind.is_cell
+            or not sub_space.is_by_block
         ):
             return self._new_units(architecture)
-        units = [sub_space.stem]
         try:
+            units = [sub_space.stems[architecture.stages[0][0]]]
             for stage, blocks in zip(sub_space.stages, architecture.stages, strict=True):
                 if len(blocks) not in stage.depths:
                     return self._new_units(architecture)
@@ -189,31 +192,50 @@ class CandidateCosts:
         space = self.space
         space.check(architecture, self.input_shape)
         shape = input_shape_at(architecture.resolution, self.input_shape)
-        facts = []
-        for unit in space.units(architecture, self.input_shape, self.classes):
-            known = self._known.get((unit, shape))
-            if known is None:
-                known = self._known[unit, shape] = unit_facts(
-                    unit,
-                    shape,
-                    is_window=self.input_shape[1] == 1,
-                    profile=self.profile,
-                    cost_model=self.cost_model,
-                )
-            facts.append(known)
-            shape = known.output
+        units = space.units(architecture, self.input_shape, self.classes)
+        shapes, apart = [shape], []
+        for unit in units:
+            apart.append(self._facts(unit, shapes[-1]))
+            shapes.append(apart[-1].output)
+        # What a unit writes for the next one to read may be stored channel by channel.
+        agreed = [a.may_write_planes and b.may_read_planes for a, b in pairwise(apart)]
+        facts = [
+            self._facts(unit, shape, reads_planes=before, writes_planes=after)
+            for unit, shape, before, after in zip(units, shapes[:-1], [False, *agreed], [*agreed, False], strict=True)
+        ]
         if not space.kind.is_cell:
             self._remember(architecture, facts)
         return facts
+
+    def _facts(
+        self, unit: Unit, shape: InputShape, *, reads_planes: bool = False, writes_planes: bool = False
+    ) -> UnitFacts:
+        key = unit, shape, reads_planes, writes_planes
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = unit_facts(
+                unit,
+                shape,
+                is_window=self.input_shape[1] == 1,
+                profile=self.profile,
+                cost_model=self.cost_model,
+                reads_planes=reads_planes,
+                writes_planes=writes_planes,
+            )
+        return known
 
     def _remember(self, architecture: Architecture, facts: list[UnitFacts]) -> None:
         """By their blocks. Blocks of one stage but the first have inputs of one shape."""
         key = architecture.resolution, architecture.width
         if key not in self._sub_spaces:
             stages = tuple(_Stage(frozenset(stage.depths)) for stage in self.space.stages)
-            self._sub_spaces[key] = _SubSpace(facts[0], facts[-1], stages)
+            self._sub_spaces[key] = _SubSpace(facts[-1], stages)
+        sub_space = self._sub_spaces[key]
+        sub_space.stems[architecture.stages[0][0]] = facts[0]
+        if any(unit.may_read_planes for unit in facts[2:]):
+            sub_space.is_by_block = False
         units = iter(facts[1:-1])
-        for stage, blocks in zip(self._sub_spaces[key].stages, architecture.stages, strict=True):
+        for stage, blocks in zip(sub_space.stages, architecture.stages, strict=True):
             for number, block in enumerate(blocks):
                 (stage.later if number else stage.first)[block] = next(units)
 

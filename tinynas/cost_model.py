@@ -1,9 +1,9 @@
 """Predicts latency and energy from what each layer physically does, and learns from measurements.
 
-A layer's zero-wait cycles are a sum of non-negative terms, one per feature of its kernel: multiply-accumulates, outputs
-to requantize, input bytes to gather, pixels and rows to set up, and calls. The coefficients start from a prior per
-core, so that the first prediction is usable before anything has been measured; every batch of measurements refits them.
-They are stored as text with the hash of what they were fitted on.
+A layer's zero-wait cycles are a sum of non-negative terms, one for each of the loops that its kernel runs (see
+`tinynas.layer_features`). The coefficients, cycles per round, start from a prior per core, so that the first prediction
+is usable before anything has been measured; every batch of measurements refits them. They are stored as text with the
+hash of what they were fitted on.
 """
 
 from __future__ import annotations
@@ -14,52 +14,70 @@ import json
 import math
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import nnls
 
 from devices.profile import DeviceProfile
 from devices.store import data_folder
-from export.graph import Graph, Operator, OpKind, macs
-from export.kernels import kernels_of
 from export.planner import Plan
-from export.schedule import row_access
 from tinynas.errors import SearchError
 from tinynas.files import write_atomically
+from tinynas.layer_features import FEATURES as FEATURES
+from tinynas.layer_features import LayerFeatures as LayerFeatures
+from tinynas.layer_features import features_of as features_of
+from tinynas.layer_features import features_version
+from tinynas.layer_features import layer_features as layer_features
 
-FEATURES = ("macs", "outputs", "gathered", "pixels", "channel_rows", "rows", "calls")
-"""What a layer's cycles are made of: multiply-accumulates, output elements (each is requantized and stored), bytes of
-input windows (which convolutions gather), output pixels, output rows of one channel (which depthwise layers work on),
-output rows, and calls of the kernel: one for each row of a streamed layer, else one."""
+FloatArray = npt.NDArray[np.float64]
 
-_PRIOR_ERROR = 0.25
+PRIOR_ERROR = 0.25
 """Relative error to expect of a prior: what real boards departed from it."""
+CONFIDENCE = 0.9
+"""Of the networks, so many are to lie within the prediction interval."""
 
 _SMALLEST_ERROR = 0.01
-_PRIOR_WEIGHT = 0.02
-"""How much one coefficient's relative departure from the prior costs, against a measured network's relative error."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerFeatures:
-    """The physical features of one layer and the kernel that runs it."""
-
-    kernel: str
-    values: tuple[float, ...]
-    """In the order of FEATURES."""
+_FOLDS = 10
+"""With more networks than these, errors are found for a tenth of them at a time, else one by one."""
+_KERNEL_SPREAD = 0.5
+"""How far all coefficients of a kernel may be expected to be off together, as a fraction of themselves."""
+_COEFFICIENT_SPREAD = 0.2
+"""How far each may be off by itself."""
+_ZERO_SPREAD = 0.05
+"""How much of a layer's cycles a term may come to that the prior puts at zero."""
+_LAYER_ERROR, _NETWORK_ERROR = 0.01, 0.0005
+"""What no coefficients explain, as a fraction of a layer's cycles, and of its network's."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredNetwork:
-    """One network's layers and the cycles that each took on a board."""
+    """One network's layers and the zero-wait cycles that each took on a board."""
 
     layers: tuple[LayerFeatures, ...]
     cycles: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls,
+        layers: tuple[LayerFeatures, ...],
+        layer_cycles: Sequence[float],
+        latency_ms: float,
+        profile: DeviceProfile,
+    ) -> MeasuredNetwork:
+        """From what a board says: the layers' shares of the latency.
+
+        A real board counts wait states too, which the profile's ``stall_factor`` stands for, and both kinds spend some
+        time between the layers. The sum is what `DeviceProfile.latency_ms` turns into the latency again.
+        """
+        total = latency_ms / profile.latency_ms(1.0)
+        share = total / sum(layer_cycles)
+        return cls(layers, tuple(share * cycles for cycles in layer_cycles))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +87,8 @@ class Fit:
     networks: int
     mape: float
     """Mean absolute relative error, in per cent."""
+    within_5_percent: float
+    """Share of the networks, 0 to 1, predicted within ±5 %."""
     within_10_percent: float
     """Share of the networks, 0 to 1, predicted within ±10 %."""
     kendall_tau: float
@@ -81,10 +101,13 @@ class CostModel:
 
     core: str
     coefficients: dict[str, tuple[float, ...]]
+    """In the order of FEATURES, by the kernel's name."""
     source: str
     """The prior's origin, or the hash of the measurements that the coefficients were fitted on."""
     relative_error: float
     """Half the width of the 90 % prediction interval, as a fraction of the prediction."""
+    unmeasured: frozenset[str] = frozenset()
+    """Kernels that no measurement told anything of: their layers are as uncertain as a prior's."""
 
     def layer_cycles(self, layer: LayerFeatures) -> float:
         """Zero-wait cycles of one layer."""
@@ -101,58 +124,168 @@ class CostModel:
         """Predicted latency of a planned network on the part."""
         return profile.latency_ms(self.cycles(layer_features(planned)))
 
+    def error_of(self, layers: Iterable[LayerFeatures]) -> float:
+        """Half the width of a network's 90 % prediction interval, as a fraction of the prediction."""
+        known = unknown = 0.0
+        for layer in layers:
+            cycles = self.layer_cycles(layer)
+            if layer.kernel in self.unmeasured:
+                unknown += cycles
+            else:
+                known += cycles
+        total = known + unknown
+        return (known * self.relative_error + unknown * PRIOR_ERROR) / total if total else self.relative_error
+
     def refit(self, measured: Sequence[MeasuredNetwork]) -> CostModel:
         """New coefficients from per-layer measurements, drawn towards this model's where the data say little.
 
-        Non-negative least squares, one problem per kernel. Each row is divided by its network's cycles, so that what is
-        minimised is the relative error of whole networks.
+        The interval is found from networks that are left out, each predicted by a fit to others. Raises SearchError
+        when there is nothing to fit to.
         """
-        rows: dict[str, list[list[float]]] = defaultdict(list)
-        targets: dict[str, list[float]] = defaultdict(list)
-        for network in measured:
-            total = sum(network.cycles)
-            for layer, cycles in zip(network.layers, network.cycles, strict=True):
-                rows[layer.kernel].append([value / total for value in layer.values])
-                targets[layer.kernel].append(cycles / total)
-        coefficients = dict(self.coefficients)
-        for kernel, matrix in rows.items():
-            prior = np.array(self.coefficients[kernel])
-            typical = np.abs(np.array(matrix)).mean(axis=0)
-            # A coefficient that the prior puts at zero stays free to grow at the scale of the kernel's own cycles.
-            strength = _PRIOR_WEIGHT * np.maximum(typical, 1e-12)
-            design = np.vstack([np.array(matrix), np.diag(strength)])
-            answer, _ = nnls(design, np.concatenate([np.array(targets[kernel]), strength * prior]))
-            coefficients[kernel] = tuple(float(value) for value in answer)
-        source = f"fitted on {len(measured)} networks, sha256 {_digest(measured)}"
-        fitted = CostModel(self.core, coefficients, source, self.relative_error)
-        errors = [abs(fitted.cycles(n.layers) / sum(n.cycles) - 1) for n in measured]
-        # With few networks the residuals flatter the fit; n / (n - 1) widens the interval as a sample's spread is.
-        spread = float(np.quantile(errors, 0.9)) * len(errors) / max(1, len(errors) - 1)
-        return dataclasses.replace(fitted, relative_error=max(_SMALLEST_ERROR, spread))
+        if not measured:
+            raise SearchError("nothing has been measured, so there is nothing to fit the cost model to")
+        fitted = self._fitted(measured)
+        actual = [sum(network.cycles) for network in measured]
+        left_out = self.left_out_predictions(measured)
+        errors = [abs(p - a) / p for p, a in zip(left_out, actual, strict=True)]
+        return dataclasses.replace(fitted, relative_error=max(_SMALLEST_ERROR, _upper_quantile(errors, CONFIDENCE)))
+
+    def left_out_predictions(self, measured: Sequence[MeasuredNetwork]) -> list[float]:
+        """Cycles of each network, predicted by this model once it was refitted to others alone."""
+        folds = len(measured) if len(measured) <= _FOLDS else _FOLDS
+        predictions = [0.0] * len(measured)
+        for fold in range(folds):
+            others = [network for index, network in enumerate(measured) if index % folds != fold]
+            model = self._fitted(others) if others else self
+            for index in range(fold, len(measured), folds):
+                predictions[index] = model.cycles(measured[index].layers)
+        return predictions
 
     def fit_of(self, measured: Sequence[MeasuredNetwork]) -> Fit:
         """Compare the predictions with what was measured."""
         actual = [sum(network.cycles) for network in measured]
         return compare([self.cycles(network.layers) for network in measured], actual)
 
+    def _fitted(self, measured: Sequence[MeasuredNetwork]) -> CostModel:
+        """The most probable non-negative coefficients, kernel by kernel.
+
+        Kernels that were not measured are scaled as the whole networks ask for.
+        """
+        board = float(np.median([sum(network.cycles) / self.cycles(network.layers) for network in measured]))
+        coefficients = {
+            kernel: tuple(board * value for value in values) for kernel, values in self.coefficients.items()
+        }
+        rows: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+        cycles: dict[str, list[float]] = defaultdict(list)
+        errors: dict[str, list[float]] = defaultdict(list)
+        for network in measured:
+            for layer, count, error in zip(network.layers, network.cycles, layer_errors(network), strict=True):
+                rows[layer.kernel].append(layer.values)
+                cycles[layer.kernel].append(count)
+                errors[layer.kernel].append(error)
+        for kernel, values in rows.items():
+            if any(map(any, values)):
+                belief = Belief.of(coefficients[kernel], np.array(values))
+                answer = belief.most_probable(np.array(values), np.array(cycles[kernel]), np.array(errors[kernel]))
+                coefficients[kernel] = tuple(map(float, answer))
+        source = f"fitted on {len(measured)} networks, sha256 {_digest(measured)}"
+        busy = {kernel for kernel, weights in self.coefficients.items() if any(weights)}
+        return CostModel(self.core, coefficients, source, self.relative_error, frozenset(busy - rows.keys()))
+
     def save(self, path: Path) -> None:
-        """Write the coefficients as JSON."""
-        content = dataclasses.asdict(self) | {"features": FEATURES}
+        """Write the coefficients as JSON, by name; what is zero is left out."""
+        content = {
+            "core": self.core,
+            "source": self.source,
+            "relative_error": self.relative_error,
+            "unmeasured": sorted(self.unmeasured),
+            "features": features_version(),
+            "coefficients": {
+                kernel: {name: value for name, value in zip(FEATURES, weights, strict=True) if value}
+                for kernel, weights in self.coefficients.items()
+            },
+        }
         write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> CostModel:
-        """Read what `save` wrote. Raises SearchError when the file does not hold a cost model of these features."""
+        """Read what `save` wrote.
+
+        Raises SearchError when the file does not hold a cost model, or one that other kernels were measured for.
+        """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if tuple(content["features"]) != FEATURES:
-                raise ValueError(f"its features are {content['features']}")
-            coefficients = {name: tuple(map(float, values)) for name, values in content["coefficients"].items()}
-            return cls(content["core"], coefficients, content["source"], float(content["relative_error"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            version = content["features"]
+            if version == features_version():
+                coefficients = {name: _by_feature(weights) for name, weights in content["coefficients"].items()}
+                error, unmeasured = float(content["relative_error"]), frozenset(map(str, content["unmeasured"]))
+                return cls(content["core"], coefficients, content["source"], error, unmeasured)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise SearchError(
                 f"{path} does not hold a cost model ({error}); delete it to start from the prior"
             ) from error
+        raise SearchError(
+            f"{path} was fitted for other kernels or features than this version of tinynas has; run tinynas calibrate "
+            "again, or delete it to start from the prior"
+        )
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What is believed of one kernel's coefficients, before or after it was measured: a normal distribution."""
+
+    mean: FloatArray
+    precision: FloatArray
+    """[features, features], the inverse of the covariance."""
+
+    @classmethod
+    def of(cls, coefficients: Sequence[float], layers: FloatArray) -> Belief:
+        """Around ``coefficients``: all may be off together, and each by itself.
+
+        ``layers`` are the features of layers [layers, features] that say how much a term may come to whose coefficient
+        is zero.
+        """
+        mean = np.array(coefficients)
+        cycles = layers @ mean
+        typical = layers.mean(axis=0)
+        room = _ZERO_SPREAD * max(float(cycles.mean()), 1.0) / np.maximum(typical, 1e-9)
+        # A term that no layer has can be anything; it must only not make the matrix singular.
+        apart = np.where(typical > 0, np.maximum(_COEFFICIENT_SPREAD * mean, np.where(mean > 0, 0, room)), 1.0)
+        covariance = np.diag(apart**2) + _KERNEL_SPREAD**2 * np.outer(mean, mean)
+        return cls(mean, np.asarray(np.linalg.inv(covariance), np.float64))
+
+    def most_probable(self, layers: FloatArray, cycles: FloatArray, errors: FloatArray) -> FloatArray:
+        """The non-negative coefficients after ``cycles`` [layers] were measured, which are off by ``errors``."""
+        root = np.linalg.cholesky(self.precision).T
+        design = np.vstack([layers / errors[:, np.newaxis], root])
+        target = np.concatenate([cycles / errors, root @ self.mean])
+        # Columns of like size, for the solver's tolerances are absolute.
+        size = np.maximum(np.linalg.norm(design, axis=0), 1e-12)
+        answer, _ = nnls(design / size, target)
+        return np.asarray(answer / size, np.float64)
+
+    def after(self, layers: FloatArray, errors: FloatArray) -> Belief:
+        """The belief, less its mean, once layers like these have been measured."""
+        weighted = layers / errors[:, np.newaxis]
+        return Belief(self.mean, self.precision + weighted.T @ weighted)
+
+
+def layer_errors(network: MeasuredNetwork) -> list[float]:
+    """How far each layer's cycles may be from any that coefficients can explain."""
+    total = sum(network.cycles)
+    return [_LAYER_ERROR * cycles + _NETWORK_ERROR * total for cycles in network.cycles]
+
+
+def _upper_quantile(errors: Sequence[float], share: float) -> float:
+    """What a new error will not exceed with the probability ``share``: split conformal prediction (Vovk et al., 2005).
+
+    With too few errors for that, the largest, and a quarter more for every error that there are too few.
+    """
+    place = math.ceil(share * (len(errors) + 1))
+    ordered = sorted(errors)
+    if place <= len(ordered):
+        return ordered[place - 1]
+    return ordered[-1] * (1 + 0.25 * (place - len(ordered)))
 
 
 def compare(predicted: Sequence[float], actual: Sequence[float]) -> Fit:
@@ -163,6 +296,7 @@ def compare(predicted: Sequence[float], actual: Sequence[float]) -> Fit:
     return Fit(
         networks=len(actual),
         mape=100 * sum(errors) / len(errors),
+        within_5_percent=sum(error <= 0.05 for error in errors) / len(errors),
         within_10_percent=sum(error <= 0.1 for error in errors) / len(errors),
         kendall_tau=kendall_tau(predicted, actual),
     )
@@ -183,35 +317,6 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
     return (concordant - discordant) / denominator if denominator else 1.0
 
 
-def layer_features(planned: Plan) -> tuple[LayerFeatures, ...]:
-    """The features of every layer, in order. They depend on shapes alone: a network is timed before it is trained."""
-    graph, streamed = planned.graph, set(planned.streamed_layers)
-    kernels = kernels_of(graph, planned.instruction_set)
-    return tuple(
-        features_of(graph, operator, kernel.name, is_streamed=layer in streamed)
-        for layer, (operator, kernel) in enumerate(zip(graph.operators, kernels, strict=True))
-    )
-
-
-def features_of(graph: Graph, operator: Operator, kernel: str, *, is_streamed: bool) -> LayerFeatures:
-    """The features of one layer of ``graph``."""
-    output = graph.output_tensor(operator)
-    work = macs(graph, operator)
-    pixels = output.elements // output.shape[-1]
-    rows = output.shape[1] if len(output.shape) == 4 else 1
-    gathered = channel_rows = 0
-    if operator.kind is OpKind.CONV_2D:
-        gathered = work // output.shape[-1] * operator.groups
-    elif operator.kind is OpKind.DEPTHWISE_CONV_2D:
-        channel_rows = rows * output.shape[-1]
-    elif not work:  # pools, means and element-wise layers touch each input element once per window that covers it
-        taps = math.prod(operator.window.kernel) if operator.window else 1
-        work = max(graph.input_tensors(operator)[0].elements, output.elements * taps)
-    calls = row_access(graph, operator).units if is_streamed else 1
-    values = (work, output.elements, gathered, pixels, channel_rows, rows, calls)
-    return LayerFeatures(kernel, tuple(map(float, values)))
-
-
 @cache
 def prior(core: str) -> CostModel:
     """The cost model of a core before anything has been measured."""
@@ -223,9 +328,16 @@ def prior(core: str) -> CostModel:
     base = table["cores"][entry["like"]] if "like" in entry else entry
     factor = entry.get("factor", 1.0)
     coefficients = {
-        kernel: tuple(factor * float(value) for value in values) for kernel, values in base["kernels"].items()
+        kernel: tuple(factor * value for value in _by_feature(weights)) for kernel, weights in base["kernels"].items()
     }
-    return CostModel(core, coefficients, entry["source"], _PRIOR_ERROR)
+    return CostModel(core, coefficients, entry["source"], PRIOR_ERROR)
+
+
+def _by_feature(weights: Mapping[str, float]) -> tuple[float, ...]:
+    """Coefficients in the order of FEATURES. Raises ValueError for a name that is none of them."""
+    if unknown := weights.keys() - set(FEATURES):
+        raise ValueError(f"there is no feature '{min(unknown)}'")
+    return tuple(float(weights.get(name, 0.0)) for name in FEATURES)
 
 
 def calibrated_path(device: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,15 +54,15 @@ def measure_graph(
         board.flash(build_image(graph, profile, folder, stream_input=stream_input))
         measurement = board.measure(random_inputs(graph, 1, seed=0), runs)
     if store is not None:
-        features = [dataclasses.asdict(layer) for layer in layer_features(plan(graph, profile.instruction_set))]
+        features = [layer.to_row() for layer in layer_features(plan(graph, profile.instruction_set))]
         store.add(measurement, graph.name, features)
     return measurement
 
 
 def measured_network(graph: Graph, profile: DeviceProfile, measurement: Measurement) -> MeasuredNetwork:
     """What the cost model learns from one measurement."""
-    cycles = tuple(float(count) for count in measurement.layer_cycles)
-    return MeasuredNetwork(layer_features(plan(graph, profile.instruction_set)), cycles)
+    layers = layer_features(plan(graph, profile.instruction_set))
+    return MeasuredNetwork.of(layers, measurement.layer_cycles, measurement.latency_ms, profile)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ from tinynas.report_data import (
     ReportCandidate,
     ReportData,
 )
-from tinynas.stages import left_out_predictions, measured_networks
+from tinynas.stages import measured_networks
 from tinynas.workspace import Workspace, candidate_id
 
 
@@ -204,7 +204,7 @@ def _calibration(workspace: Workspace) -> Calibration | None:
         return None
     first, to_ms = workspace.first_model, workspace.profile.latency_ms
     before = [first.cycles(network.layers) for network in networks]
-    after = left_out_predictions(first, networks)
+    after = first.left_out_predictions(networks)
     actual = [sum(network.cycles) for network in networks]
     labels = [candidate_id(architecture) for architecture in workspace.measured("random")]
     return Calibration(

@@ -26,7 +26,7 @@ from tinynas import output
 from tinynas.accuracy import make_accuracy, screened
 from tinynas.architecture import Architecture
 from tinynas.constraints import Admission
-from tinynas.cost_model import CostModel, Fit, MeasuredNetwork, compare, layer_features
+from tinynas.cost_model import Fit, MeasuredNetwork, compare, layer_features
 from tinynas.data import Array, some
 from tinynas.effort import Effort
 from tinynas.errors import SearchError
@@ -184,7 +184,7 @@ def measure_and_refit(workspace: Workspace, board: Board) -> None:
 def refit_quality(workspace: Workspace) -> Fit:
     """How well the refitted model predicts the study's measurements, each by a model fitted to the others alone."""
     networks = measured_networks(workspace)
-    predictions = left_out_predictions(workspace.first_model, networks)
+    predictions = workspace.first_model.left_out_predictions(networks)
     return compare(predictions, [sum(network.cycles) for network in networks])
 
 
@@ -192,21 +192,14 @@ def measured_networks(workspace: Workspace) -> list[MeasuredNetwork]:
     """What the study measured with random weights, in the form that the cost model learns from."""
     costs = workspace.costs(workspace.first_model)
     return [
-        MeasuredNetwork(
+        MeasuredNetwork.of(
             layer_features(plan(costs.graph(architecture), workspace.profile.instruction_set)),
-            tuple(map(float, event.layer_cycles)),
+            event.layer_cycles,
+            event.latency_ms,
+            workspace.profile,
         )
         for architecture, event in workspace.measured("random").items()
     ]
-
-
-def left_out_predictions(model: CostModel, networks: Sequence[MeasuredNetwork]) -> list[float]:
-    """Cycles of each network, predicted by a model that was refitted to the others alone."""
-    predictions = []
-    for index, network in enumerate(networks):
-        others = [*networks[:index], *networks[index + 1 :]]
-        predictions.append((model.refit(others) if others else model).cycles(network.layers))
-    return predictions
 
 
 def _spread(workspace: Workspace, count: int) -> list[Architecture]:

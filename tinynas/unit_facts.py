@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from devices.profile import DeviceProfile
 from export.flash import LayerFlash, core_of, layer_flash
-from export.graph import Graph, total_macs
-from export.kernels import kernel_of
+from export.graph import Graph, OpKind, total_macs
+from export.kernels import kernels_of, tensors_in_planes
+from export.kernels.kernel import Kernel
 from export.links import Link, chain
 from export.optimize import optimize
 from tinynas.architecture import Unit
@@ -53,18 +54,35 @@ class UnitFacts:
     """Functions that it needs, see `export.flash`."""
     classical_bytes: int
     """The most that one of its layers needs for inputs, outputs and whatever is alive beside them."""
+    may_read_planes: bool
+    """Whether all who read its input could read it channel by channel."""
+    may_write_planes: bool
+    """Whether its output could be stored channel by channel."""
 
 
 def unit_facts(
-    unit: Unit, shape: InputShape, *, is_window: bool, profile: DeviceProfile, cost_model: CostModel
+    unit: Unit,
+    shape: InputShape,
+    *,
+    is_window: bool,
+    profile: DeviceProfile,
+    cost_model: CostModel,
+    reads_planes: bool = False,
+    writes_planes: bool = False,
 ) -> UnitFacts:
-    """The facts of ``unit`` for an input of ``shape``."""
+    """The facts of ``unit`` for an input of ``shape``, where it and its neighbours may agree on planes."""
     builder = GraphBuilder(unit.name, shape, is_window=is_window)
     graph = builder.finish(lower_unit(builder, builder.input, unit))
     output = graph.tensors[graph.outputs[0]].shape
     flash = [layer_flash(graph, op, profile.instruction_set, core_of(profile)) for op in graph.operators]
     links = _links(graph, profile)
-    costs = _costs(graph, links or (), flash, profile, cost_model)
+    kernels = kernels_of(graph, profile.instruction_set)
+    planes = tensors_in_planes(graph, kernels)
+    if reads_planes:
+        planes |= {graph.inputs[0]}
+    if writes_planes:
+        planes |= {graph.outputs[0]}
+    costs = _costs(graph, kernels, planes, links or (), flash, cost_model)
     return UnitFacts(
         output=output[1:] if len(output) == 4 else (1, 1, output[1]),
         links=links,
@@ -74,6 +92,8 @@ def unit_facts(
         flash_bytes=sum(layer.call + layer.constants for layer in flash),
         symbols=frozenset(symbol for layer in flash for symbol in layer.symbols),
         classical_bytes=_classical_bytes(graph),
+        may_read_planes=_may_read_planes(graph, kernels),
+        may_write_planes=_may_write_planes(graph, kernels),
     )
 
 
@@ -97,13 +117,40 @@ def _shapes(graph: Graph) -> list[object]:
     ]
 
 
+def _may_read_planes(graph: Graph, kernels: tuple[Kernel, ...]) -> bool:
+    """As `export.kernels.tensors_in_planes` decides for the whole network's."""
+    readers = [
+        kernel.planes and operator.kind is OpKind.DEPTHWISE_CONV_2D
+        for operator, kernel in zip(graph.operators, kernels, strict=True)
+        if graph.inputs[0] in operator.inputs
+    ]
+    return bool(readers) and all(readers) and graph.inputs[0] not in graph.outputs
+
+
+def _may_write_planes(graph: Graph, kernels: tuple[Kernel, ...]) -> bool:
+    output = graph.outputs[0]
+    if any(output in operator.inputs for operator in graph.operators):
+        return False
+    return any(
+        operator.outputs[0] == output
+        and kernel.planes
+        and operator.kind is OpKind.CONV_2D
+        and graph.tensors[output].shape[2] > 1
+        for operator, kernel in zip(graph.operators, kernels, strict=True)
+    )
+
+
 def _costs(
-    graph: Graph, links: tuple[Link, ...], flash: list[LayerFlash], profile: DeviceProfile, cost_model: CostModel
+    graph: Graph,
+    kernels: tuple[Kernel, ...],
+    planes: frozenset[int],
+    links: tuple[Link, ...],
+    flash: list[LayerFlash],
+    cost_model: CostModel,
 ) -> tuple[LinkCosts, ...]:
-    kernels = [kernel_of(graph, operator, profile.instruction_set) for operator in graph.operators]
     whole, streamed = (
         [
-            cost_model.layer_cycles(features_of(graph, operator, kernel.name, is_streamed=is_streamed))
+            cost_model.layer_cycles(features_of(graph, operator, kernel.name, is_streamed=is_streamed, planes=planes))
             for operator, kernel in zip(graph.operators, kernels, strict=True)
         ]
         for is_streamed in (False, True)

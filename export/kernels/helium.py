@@ -86,14 +86,14 @@ def _fits_conv_window(graph: Graph, operator: Operator) -> bool:
     return _fits_conv(graph, operator) and not _fits_conv_1x1(graph, operator)
 
 
-def _columns_first(graph: Graph, operator: Operator) -> bool:
+def is_columns_first(graph: Graph, operator: Operator) -> bool:
     """Whether windows are gathered column by column, which copies no input twice, but more and shorter pieces."""
     window = operator.window
     assert window is not None
     return window.dilation[1] == 1 and window.kernel[1] * graph.input_tensors(operator)[0].shape[-1] > _LANES
 
 
-def _block(graph: Graph, operator: Operator) -> int:
+def block_columns(graph: Graph, operator: Operator) -> int:
     """Output columns whose windows are gathered at a time."""
     blocks = range(_PIXELS, _LARGEST_BLOCK + 1, _PIXELS)
     sizes = [block for block in blocks if _windows_bytes(graph, operator, block) <= _GATHERED_BYTES]
@@ -106,27 +106,27 @@ def _windows_bytes(graph: Graph, operator: Operator, block: int) -> int:
     channels, columns = graph.input_tensors(operator)[0].shape[-1], graph.output_tensor(operator).shape[2]
     block = min(block, columns)
     rows, width = window.kernel
-    if _columns_first(graph, operator):
+    if is_columns_first(graph, operator):
         return ((block - 1) * window.stride[1] + width) * rows * channels
     return block * width * rows * channels
 
 
 def _conv_scratch(graph: Graph, operator: Operator) -> int:
     assert operator.window is not None
-    return _POINTER_BYTES * operator.window.kernel[0] + _windows_bytes(graph, operator, _block(graph, operator))
+    return _POINTER_BYTES * operator.window.kernel[0] + _windows_bytes(graph, operator, block_columns(graph, operator))
 
 
 def _conv_fields(graph: Graph, operator: Operator) -> Fields:
     weights, bias = folded_weights(graph, operator)
     requantization = numerics.conv_requantization(graph, operator)
-    columns_first = _columns_first(graph, operator)
-    if columns_first:
+    by_column = is_columns_first(graph, operator)
+    if by_column:
         shape = graph.input_tensors(operator)[1].shape
         weights = np.ascontiguousarray(weights.reshape(shape).swapaxes(1, 2))
     return {
         **geometry(graph, operator),
-        "block": _block(graph, operator),
-        "columns_first": int(columns_first),
+        "block": block_columns(graph, operator),
+        "columns_first": int(by_column),
         "away": int(_rounds_away(requantization)),
         **_zero_points_and_clamps(graph, operator),
         "weights": weights.ravel(),

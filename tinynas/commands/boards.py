@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import random
+import hashlib
 from pathlib import Path
 from typing import Any
 
-from devices.board import Board
 from devices.boards import known_boards, platform_of, resolve_board
 from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
 from devices.measured_power import MeasuredPower, current_profile, keep_measured_power
 from devices.power_trace import inference_energy, read_power_trace
-from devices.profile import DeviceProfile, device_names, load_profile
+from devices.profile import device_names, load_profile
 from devices.scratch import scratch_folder
-from devices.store import MeasurementStore
+from devices.store import MeasurementStore, StoredMeasurement
 from export.graph import total_macs
 from export.planner import plan
-from export.synthetic import with_random_weights
 from tinynas import output
+from tinynas.calibration import calibrate as run_calibration
+from tinynas.commands.history import comparison
 from tinynas.commands.layer_table import layer_table
-from tinynas.constraints import Limits
-from tinynas.cost_model import CostModel, MeasuredNetwork, calibrated_path, prior
-from tinynas.errors import SearchError
+from tinynas.commands.repetitions import statistics_of
+from tinynas.cost_model import calibrated_path
 from tinynas.measuring import (
     build_image,
     compare_with_reference,
-    measure_graph,
-    measured_network,
+    measure_and_store,
     random_inputs,
 )
 from tinynas.models import load_model
-from tinynas.space import load_space
-
-_CALIBRATION_INPUT = (28, 28, 1)
-_CALIBRATION_CLASSES = 10
-_CALIBRATION_SPACE = "mobilenet_small"
 
 
 def devices() -> dict[str, Any]:
@@ -68,26 +61,49 @@ def device_of(board_name: str, device: str | None) -> str:
 
 
 def measure(
-    path: Path, board_name: str, device: str | None, runs: int, *, stream_input: bool = False
+    path: Path, board_name: str, device: str | None, runs: int | None, *, stream_input: bool = False, note: str = ""
 ) -> dict[str, Any]:
-    """Build, flash, run, and time every layer."""
+    """Build, flash, run, and time every layer, ``runs`` times or until the latency is known well enough."""
     profile = current_profile(device_of(board_name, device))
     model = load_model(path)
+    store = MeasurementStore()
     with resolve_board(board_name, profile.name) as board:
-        measurement = measure_graph(
-            model.graph, profile, board, runs=runs, store=MeasurementStore(), stream_input=stream_input
+        stored = measure_and_store(
+            model.graph,
+            profile,
+            board,
+            store,
+            runs=runs,
+            stream_input=stream_input,
+            model_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            note=note,
         )
+    figures = _figures(store, stored, profile.energy_mj(stored.measurement.latency_ms))
     planned = plan(model.graph, profile.instruction_set, stream_input=stream_input)
-    energy_mj = profile.energy_mj(measurement.latency_ms)
-    return {
+    return figures | {
         "model": model.source.name,
+        "macs": total_macs(model.source),
+        "live_macs": total_macs(model.graph),
+        "layers": layer_table(model.source, planned, stored.measurement.layer_cycles, "cycles", figures["energy_mj"]),
+    }
+
+
+def _figures(store: MeasurementStore, stored: StoredMeasurement, energy_mj: float) -> dict[str, Any]:
+    """What there is to say of any measurement; what is wrong with it goes to stderr too."""
+    measurement = stored.measurement
+    statistics = statistics_of(stored)
+    for warning in statistics["warnings"]:
+        output.say(f"warning: {warning}")
+    return {
+        "measurement_id": stored.id,
         "model_id": measurement.model_id,
         "board": measurement.board,
         "device": measurement.device,
         "latency_ms": measurement.latency_ms,
+        "statistics": statistics,
+        "comparison": comparison(store, stored, output.say),
+        "conditions": dict(measurement.conditions),
         "energy_mj": energy_mj,
-        "macs": total_macs(model.source),
-        "live_macs": total_macs(model.graph),
         "cycles": measurement.cycles,
         "instructions": measurement.instructions,
         "runs": measurement.runs,
@@ -97,7 +113,6 @@ def measure(
         "code_bytes": measurement.code_bytes,
         "firmware_sha256": measurement.firmware_sha256,
         "toolchain": measurement.toolchain,
-        "layers": layer_table(model.source, planned, measurement.layer_cycles, "cycles", energy_mj),
     }
 
 
@@ -147,27 +162,26 @@ def emulate(path: Path, device: str, as_json: bool) -> None:
 
 
 def calibrate(board_name: str, device: str | None, samples: int, seed: int) -> dict[str, Any]:
-    """Measure random networks; fit the cost model on half of them, judge it on the others, keep one fitted on all."""
+    """Measure what the cost model is least sure of, refit it to all that was ever measured, and keep it."""
     profile = load_profile(device_of(board_name, device))
-    before = prior(profile.core)
     with resolve_board(board_name, profile.name) as board:
-        measured = _measure_random(profile, board, before, samples, seed)
+        result = run_calibration(profile, board, MeasurementStore(), samples, seed)
         name = board.name
-    half = samples // 2
-    trained, unseen = measured[:half], measured[half:]
-    fit_before, fit_after = before.fit_of(unseen), before.refit(trained).fit_of(unseen)
     path = calibrated_path(profile.name)
-    before.refit(measured).save(path)
+    result.model.save(path)
     return {
         "board": name,
         "device": profile.name,
-        "measured": len(measured),
-        "fitted_on": len(trained),
-        "judged_on": len(unseen),
-        "mape_before": fit_before.mape,
-        "mape_after": fit_after.mape,
-        "kendall_tau": fit_after.kendall_tau,
-        "within_10_percent": fit_after.within_10_percent,
+        "measured": result.measured,
+        "spaces": result.spaces,
+        "fitted_on": len(result.networks),
+        "ignored_in_store": result.ignored,
+        "mape_before": result.before.mape,
+        "mape_after": result.after.mape,
+        "kendall_tau": result.after.kendall_tau,
+        "within_5_percent": result.after.within_5_percent,
+        "within_10_percent": result.after.within_10_percent,
+        "interval_percent": 100 * result.model.relative_error,
         "cost_model": str(path),
     }
 
@@ -191,31 +205,3 @@ def refine_power(
         "active_power_before_mw": before.active_power_mw,
         "active_power_file": str(path),
     }
-
-
-def _measure_random(
-    profile: DeviceProfile, board: Board, model: CostModel, samples: int, seed: int
-) -> list[MeasuredNetwork]:
-    from tinynas.candidate import CandidateCosts
-
-    space = load_space(_CALIBRATION_SPACE)
-    rng = random.Random(seed)
-    costs = CandidateCosts(space, _CALIBRATION_INPUT, _CALIBRATION_CLASSES, profile, model)
-    limits = Limits.for_device(profile, {})
-    store = MeasurementStore()
-    measured: list[MeasuredNetwork] = []
-    seen: set[str] = set()
-    attempts = 0
-    with output.progress("measuring") as update:
-        while len(measured) < samples:
-            attempts += 1
-            if attempts > 100 * samples:
-                raise SearchError(f"found only {len(measured)} networks that fit {profile.name}; ask for fewer samples")
-            architecture = space.sample(rng, _CALIBRATION_INPUT)
-            if str(architecture) in seen or limits.violations(costs(architecture)):
-                continue
-            seen.add(str(architecture))
-            graph = with_random_weights(costs.graph(architecture))
-            measured.append(measured_network(graph, profile, measure_graph(graph, profile, board, store=store)))
-            update(len(measured), samples, "networks")
-    return measured

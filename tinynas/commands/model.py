@@ -145,8 +145,9 @@ def predict(path: Path | None, architecture: str | None, device: str, data: str)
 
 def predict_plan(planned: Plan, cost_model: CostModel, profile: DeviceProfile) -> dict[str, Any]:
     """What a cost model says of a planned network."""
-    latency_ms = cost_model.latency_ms(planned, profile)
-    error = cost_model.relative_error
+    layers = layer_features(planned)
+    latency_ms = profile.latency_ms(cost_model.cycles(layers))
+    error = cost_model.error_of(layers)
     return {
         "model": planned.graph.name,
         "device": profile.name,

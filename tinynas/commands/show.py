@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
-from tinynas.output import print_table, say
+from tinynas.output import one_line, print_table, say
 
 
 def devices(result: dict[str, Any]) -> None:
@@ -102,12 +103,114 @@ def measurement(result: dict[str, Any]) -> None:
     print()
     print(f"{result['model']} on {result['board']} ({result['device']}, {result['clock_hz'] / 1e6:.0f} MHz)")
     instructions = f", {result['instructions']:,} instructions" if result["instructions"] is not None else ""
-    print(
-        f"latency {result['latency_ms']:.2f} ms, energy {result['energy_mj']:.2f} mJ, "
-        f"{result['cycles']:,} cycles{instructions}"
-    )
+    print(f"latency {_latency(result)}, energy {result['energy_mj']:.2f} mJ, {result['cycles']:,} cycles{instructions}")
+    if result["comparison"] is not None:
+        print(_against(result["comparison"]))
+    print(f"kept as measurement {result['measurement_id']}: tinynas history {result['measurement_id']}")
     print(f"MACs {_macs(result).strip()}")
     print(f"SRAM {result['sram_bytes']:,} B, flash {result['flash_bytes']:,} B, of it code {result['code_bytes']:,} B")
+
+
+def history(result: dict[str, Any]) -> None:
+    """One line for each measurement, or all there is to say of one."""
+    if result["in_full"]:
+        _measurement_in_full(result["measurements"][0])
+        return
+    columns = (
+        "id",
+        "time, UTC",
+        "model",
+        "hash",
+        "device",
+        "board",
+        "latency",
+        "cycles",
+        "firmware",
+        "before",
+        "warnings",
+    )
+    rows = [
+        (
+            m["id"],
+            m["created_at"][:19].replace("T", " "),
+            m["model"],
+            m["model_id"][:8],
+            m["device"],
+            m["board"],
+            _latency(m),
+            m["cycles"],
+            m["firmware_sha256"][:8],
+            _ratio(m["comparison"]),
+            "; ".join(m["statistics"]["warnings"]),
+        )
+        for m in result["measurements"]
+    ]
+    print_table(columns, rows)
+
+
+def _measurement_in_full(m: dict[str, Any]) -> None:
+    statistics = m["statistics"]
+    model_file = f", file {m['model_sha256']}" if m["model_sha256"] else ""
+    lines = (
+        ("measurement", f"{m['id']}, {m['created_at']}"),
+        ("model", f"{m['model']} ({m['model_id']}{model_file})"),
+        ("board", f"{m['board']} ({m['board_kind']}), device {m['device']}, {m['clock_hz'] / 1e6:g} MHz"),
+        ("latency", f"{_latency(m)}, {m['runs']} runs"),
+        ("outliers", ", ".join(f"run {position + 1}" for position in statistics["outliers"])),
+        ("drift", _drift(statistics["drift"])),
+        ("compared", _against(m["comparison"]) if m["comparison"] is not None else ""),
+        ("cycles", f"{m['cycles']:,}" if m["cycles"] is not None else ""),
+        ("instructions", f"{m['instructions']:,}" if m["instructions"] is not None else ""),
+        ("memory", f"SRAM {m['sram_bytes']:,} B, flash {m['flash_bytes']:,} B, of it code {m['code_bytes']:,} B"),
+        ("firmware", m["firmware_sha256"]),
+        ("toolchain", m["toolchain"]),
+        ("flags", m["compiler_flags"]),
+        *m["conditions"].items(),
+        ("inputs", m["inputs"]),
+        ("host", m["host"]),
+        ("tinynas", f"{m['tinynas_version']} {m['git_commit']}".strip()),
+        *m["versions"].items(),
+        ("note", m["note"]),
+        ("to repeat it", f"cd {shlex.quote(m['folder'])} && {m['command']}" if m["command"] else ""),
+    )
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        if value:
+            print(one_line(f"{name}:").ljust(width + 2) + one_line(value))
+    for warning in statistics["warnings"]:
+        say(f"warning: {warning}")
+    if m["layer_cycles"]:
+        print()
+        print_table(("layer", "cycles"), list(enumerate(m["layer_cycles"])))
+    if m["operators"]:
+        print()
+        print_table(("operator", "kind", "ms"), [(o["name"], o["kind"], o["latency_ms"]) for o in m["operators"]])
+
+
+def _latency(m: dict[str, Any]) -> str:
+    half_width = m["statistics"]["half_width"]
+    precision = f" ± {half_width:.2%}" if half_width else ""
+    return f"{m['latency_ms']:.4g} ms{precision}"
+
+
+def _drift(drift: dict[str, float] | None) -> str:
+    return (
+        "" if drift is None else f"{drift['relative']:+.2%} from the first run to the last (p = {drift['p_value']:.2g})"
+    )
+
+
+def _ratio(comparison: dict[str, Any] | None) -> str:
+    if comparison is None:
+        return ""
+    return f"×{comparison['ratio']:.3f}{' REGRESSION' if comparison['is_regression'] else ''}"
+
+
+def _against(comparison: dict[str, Any]) -> str:
+    regression = ", a regression" if comparison["is_regression"] else ""
+    return (
+        f"{comparison['ratio']:.3f} times the {comparison['latency_ms']:.4g} ms of measurement "
+        f"{comparison['measurement_id']}{regression}"
+    )
 
 
 def verification(result: dict[str, Any]) -> None:
@@ -124,9 +227,16 @@ def calibration(result: dict[str, Any]) -> None:
         _power(result)
     if "measured" not in result:
         return
+    spaces = ", ".join(f"{count} of {space}" for space, count in result["spaces"].items())
+    print(f"{result['measured']} networks measured on {result['board']}{f': {spaces}' if spaces else ''}")
+    if result["ignored_in_store"]:
+        print(
+            f"{result['ignored_in_store']} earlier measurements of {result['device']} were left out: other kernels ran "
+            "than today's"
+        )
     print(
-        f"{result['measured']} networks measured on {result['board']}; on the {result['judged_on']} that the fit has "
-        f"not seen, the mean error went from {result['mape_before']:.1f} % to {result['mape_after']:.1f} %, "
+        f"of {result['fitted_on']} in all, each predicted by a fit to others, the mean error went from "
+        f"{result['mape_before']:.1f} % to {result['mape_after']:.1f} %: {result['within_5_percent']:.0%} within 5 %, "
         f"{result['within_10_percent']:.0%} within 10 %, Kendall tau {result['kendall_tau']:.3f}"
     )
     print(f"the model fitted on all of them: {result['cost_model']}")
