@@ -103,7 +103,8 @@ class AdbBoard:
                 "pixel2, or android for any"
             )
         self._profile = profile
-        self._options = options or PhoneOptions()
+        self.options = options or PhoneOptions()
+        """What a caller may still change before the first model is flashed."""
         self._policy = policy
         self._image: PhoneModel | None = None
         self._tool: _Tool | None = None
@@ -250,9 +251,9 @@ class AdbBoard:
 
     def _pinned(self, state: PhoneState) -> tuple[int, ...]:
         """The cores to run on; none where it runs on all of them."""
-        if self._options.cores == "all":
+        if self.options.cores == "all":
             return ()
-        pinned = fast_cores(state.cores) if self._options.cores == "fast" else cores_of(self._options.cores)
+        pinned = fast_cores(state.cores) if self.options.cores == "fast" else cores_of(self.options.cores)
         if pinned and self._persist(lambda: self._phone.shell("command -v taskset", check=False)).exit_code != 0:
             raise DeviceError(
                 f"the phone {self.name} has no taskset to keep a program on some of its cores; measure on all of them "
@@ -263,10 +264,10 @@ class AdbBoard:
     def _settings(self, pinned: Sequence[int], timed: Sequence[BenchmarkReport]) -> dict[str, str]:
         """How benchmark_model was run, and what it said of that."""
         last = timed[-1]
-        asked = "XNNPACK" if self._options.xnnpack else "none"
+        asked = "XNNPACK" if self.options.xnnpack else "none"
         settings = {
             "benchmark_model": self._installed().digest,
-            "threads": str(self._options.threads),
+            "threads": str(self.options.threads),
             "cores": ", ".join(map(str, pinned)) or "all",
             "core_mask": core_mask(pinned) if pinned else "none",
             "delegate": last.delegate or asked,
@@ -281,9 +282,9 @@ class AdbBoard:
 
     def _setting_warnings(self, pinned: Sequence[int], timed: Sequence[BenchmarkReport]) -> tuple[str, ...]:
         warnings = []
-        if pinned and self._options.threads > len(pinned):
+        if pinned and self.options.threads > len(pinned):
             warnings.append(
-                f"{self._options.threads} threads share {len(pinned)} cores; give fewer --threads, or more --cores"
+                f"{self.options.threads} threads share {len(pinned)} cores; give fewer --threads, or more --cores"
             )
         if flags := timed[-1].ignored_flags:
             warnings.append(f"this benchmark_model does not know {' '.join(flags)}; use a newer one")
@@ -301,8 +302,8 @@ class AdbBoard:
         pin = f"taskset {core_mask(pinned)} " if pinned else ""
         given = [
             f"--graph=$D/{folder}/model.tflite",
-            f"--num_threads={self._options.threads}",
-            f"--use_xnnpack={str(self._options.xnnpack).lower()}",
+            f"--num_threads={self.options.threads}",
+            f"--use_xnnpack={str(self.options.xnnpack).lower()}",
             *flags,
         ]
         note = f"$D/{folder}/pid-{secrets.token_hex(4)}"
@@ -387,7 +388,7 @@ class AdbBoard:
         )
 
     def _install_tool(self) -> _Tool:
-        given = self._options.benchmark_model or _from_environment()
+        given = self.options.benchmark_model or _from_environment()
         if given is None:
             found = self._phone.shell(
                 f"[ -x $D/{_OWN_TOOL} ] || chmod 755 $D/{_OWN_TOOL}; {_digest_script(f'$D/{_OWN_TOOL}')}", check=False
@@ -419,7 +420,7 @@ class AdbBoard:
         folder = name.partition("/")[0]
         if folder not in self._folders:
             self._folders.append(folder)
-        keep = f" && touch $D/{folder}/.keep" if self._options.keep else ""
+        keep = f" && touch $D/{folder}/.keep" if self.options.keep else ""
         self._phone.shell(f"mkdir -p $D/{folder}{keep}")
         content = source.read_bytes()
         if self._is_there(content, name):

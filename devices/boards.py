@@ -33,6 +33,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
+from devices.adb_board import AdbBoard, PhoneOptions
 from devices.board import Board
 from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
@@ -40,6 +41,8 @@ from devices.locks import port_identity
 from devices.profile import DEFAULT_DEVICE, device_names, load_profile
 from devices.serial_board import SerialBoard
 
+DEFAULT_PHONE = "android"
+"""The profile of a phone of which nothing else is said."""
 UNKNOWN_PLATFORM = "unknown"
 """What `tinynas boards scan` writes where it cannot tell what part a board has."""
 
@@ -184,9 +187,9 @@ def parse_boards(text: str, path: Path) -> tuple[BoardEntry, ...]:
 def resolve_board(spec: str, device: str | None = None) -> Board:
     """The board that ``spec`` names: ``emulator``, ``serial:PORT``, ``adb:SERIAL``, or an id from ``boards.toml``.
 
-    ``device`` is the device profile; ``boards.toml`` knows it for its boards, elsewhere it is stm32f405 unless given.
-    Raises BoardBusyError when somebody else uses it, and DeviceError when there is no such board or device, when the
-    two do not belong together, or when the board cannot be opened.
+    ``device`` is the device profile; ``boards.toml`` knows it for its boards, elsewhere it is stm32f405, or android for
+    a phone, unless given. Raises BoardBusyError when somebody else uses it, and DeviceError when there is no such board
+    or device, when the two do not belong together, or when the board cannot be opened.
     """
     kind, _, argument = spec.partition(":")
     if spec == "emulator":
@@ -194,7 +197,7 @@ def resolve_board(spec: str, device: str | None = None) -> Board:
     if kind == "serial" and argument:
         return SerialBoard(argument, load_profile(device or DEFAULT_DEVICE))
     if kind == "adb":
-        raise DeviceError(f"the board '{spec}' cannot be used yet: phones over ADB come with a later release")
+        return AdbBoard(argument, load_profile(device or DEFAULT_PHONE))
     return _lab_board(find_entry(spec), device)
 
 
@@ -271,10 +274,19 @@ def _lab_board(entry: BoardEntry, device: str | None) -> Board:
     if entry.emulator:
         return EmulatedBoard(profile, entry.id, identity=f"emulator:{path.resolve()}:{entry.id}")
     if entry.adb is not None:
-        raise DeviceError(f"the board '{entry.id}' cannot be used yet: phones over ADB come with a later release")
+        return AdbBoard(entry.adb, profile, entry.id, options=_phone_options(entry))
     if entry.serial is None:
         raise DeviceError(f"the board '{entry.id}' has no serial port in {path}; add its serial = \"…\"")
     return SerialBoard(entry.serial, profile, entry.id)
+
+
+def _phone_options(entry: BoardEntry) -> PhoneOptions:
+    """As the lab sets them for this phone."""
+    return PhoneOptions(
+        benchmark_model=None if entry.benchmark_model is None else Path(entry.benchmark_model).expanduser(),
+        threads=entry.threads or 1,
+        cores=entry.core_mask or "fast",
+    )
 
 
 def _is_selection(spec: str) -> bool:

@@ -49,7 +49,6 @@ def test_a_lab_board_is_found_by_its_id(boards_toml: Path) -> None:
     [
         ("emulater", r"there is no board 'emulater'; choose from emulator, serial:PORT"),
         ("serial:", r"there is no board 'serial:'"),
-        ("adb:0123", r"'adb:0123' cannot be used yet: phones over ADB come with a later release"),
         ("serial:/dev/no-such", r"cannot open the port /dev/no-such"),
     ],
 )

@@ -15,7 +15,7 @@ KIB = 1024
 PROMISED = {
     "stm32f405", "stm32f412", "stm32f746", "stm32h743", "stm32l4r5", "nrf52840", "rp2040", "stm32u575", "esp32-s3",
     "cortex-m55", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "nrf51822", "pixel2",
-    "samsung-a50",
+    "samsung-a50", "essential-ph-1", "android",
 }  # fmt: skip
 
 
