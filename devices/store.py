@@ -81,7 +81,18 @@ _MIGRATE_FROM_1 = (
     "ALTER TABLE measurements_2 RENAME TO measurements",
     *_BESIDE_TABLE,
 )
+_SELECT = """
+SELECT * FROM measurements
+WHERE (:device IS NULL OR device = :device)
+  AND (:board IS NULL OR board = :board OR substr(board, 1, length(:board) + 1) = :board || ':')
+  AND (:model IS NULL OR model_name = :model OR substr(model_hash, 1, length(:model)) = :model
+       OR substr(model_sha256, 1, length(:model)) = :model)
+  AND (:since IS NULL OR created_at >= :since)
+ORDER BY id DESC LIMIT :limit
+"""
 _BUSY_TIMEOUT_S = 30.0
+_LOOK_BACK = 10
+"""Rows that are looked at for the last measurement of a model that can be read."""
 
 OnUnreadable = Callable[[str], None]
 
@@ -135,6 +146,7 @@ class Selection:
 
     device: str | None = None
     board: str | None = None
+    """Its name, or what comes before a colon in it: ``emulator`` for every emulated board without a name of its own."""
     model: str | None = None
     """Its name, or how its id begins, or how the SHA-256 of its file begins."""
     since: datetime | None = None
@@ -245,14 +257,8 @@ class MeasurementStore:
     ) -> tuple[StoredMeasurement, ...]:
         """The measurements that are asked for, newest first; rows that cannot be read as in ``all``."""
         since = None if selection.since is None else selection.since.astimezone(UTC).isoformat(timespec="milliseconds")
-        query = (
-            "SELECT * FROM measurements WHERE (:device IS NULL OR device = :device) "
-            "AND (:board IS NULL OR board = :board) AND (:since IS NULL OR created_at >= :since) "
-            "AND (:model IS NULL OR model_name = :model OR substr(model_hash, 1, length(:model)) = :model "
-            "OR substr(model_sha256, 1, length(:model)) = :model) ORDER BY id DESC LIMIT :limit"
-        )
         rows = self._rows(
-            query,
+            _SELECT,
             device=selection.device,
             board=selection.board,
             model=selection.model or None,
@@ -273,12 +279,13 @@ class MeasurementStore:
         """
         rows = self._rows(
             "SELECT * FROM measurements WHERE id < :id AND device = :device AND board_kind = :kind "
-            "AND (model_hash = :hash OR (model_sha256 != '' AND model_sha256 = :sha256)) ORDER BY id DESC",
+            "AND (model_hash = :hash OR (model_sha256 != '' AND model_sha256 = :sha256)) ORDER BY id DESC LIMIT :some",
             id=later.id,
             device=later.measurement.device,
             kind=later.provenance.board_kind,
             hash=later.measurement.model_id,
             sha256=later.provenance.model_sha256,
+            some=_LOOK_BACK,
         )
         return next(self._readable(rows, on_unreadable), None)
 

@@ -11,13 +11,18 @@ import numpy as np
 from devices.board import Board, Measurement
 from devices.firmware import FirmwareImage, build_firmware
 from devices.profile import DeviceProfile
+from devices.provenance import provenance
 from devices.scratch import scratch_folder
-from devices.store import MeasurementStore
+from devices.store import MeasurementStore, StoredMeasurement
 from export.atomic import write_bytes
 from export.codegen import generate
 from export.graph import Graph
 from export.planner import plan
 from tinynas.cost_model import MeasuredNetwork, layer_features
+from tinynas.layer_features import features_version
+
+_INPUT_SEED = 0
+_INPUTS = f"one, uniformly random, numpy's default generator with seed {_INPUT_SEED}"
 
 
 def build_image(graph: Graph, profile: DeviceProfile, folder: Path, *, stream_input: bool = False) -> FirmwareImage:
@@ -42,21 +47,51 @@ def measure_graph(
     profile: DeviceProfile,
     board: Board,
     *,
-    runs: int = 1,
+    runs: int | None = None,
     store: MeasurementStore | None = None,
     stream_input: bool = False,
 ) -> Measurement:
     """Run ``graph``, whose constants have data, on the board; the measurement is added to ``store``.
 
-    Raises DeviceError when the board is not well, and when the linker's arena is not the planner's.
+    ``runs`` are repetitions, by default as many as the board needs. Raises DeviceError when the board is not well, and
+    when the linker's arena is not the planner's.
+    """
+    if store is not None:
+        return measure_and_store(graph, profile, board, store, runs=runs, stream_input=stream_input).measurement
+    with scratch_folder() as folder:
+        return _run(build_image(graph, profile, folder, stream_input=stream_input), graph, board, runs)
+
+
+def measure_and_store(
+    graph: Graph,
+    profile: DeviceProfile,
+    board: Board,
+    store: MeasurementStore,
+    *,
+    runs: int | None = None,
+    stream_input: bool = False,
+    model_sha256: str = "",
+    note: str = "",
+) -> StoredMeasurement:
+    """As ``measure_graph``; the measurement as it is in ``store`` then, with its id and where it comes from.
+
+    ``model_sha256`` is that of the file that ``graph`` was read from, ``note`` the user's own words.
     """
     with scratch_folder() as folder:
-        board.flash(build_image(graph, profile, folder, stream_input=stream_input))
-        measurement = board.measure(random_inputs(graph, 1, seed=0), runs)
-    if store is not None:
-        features = [layer.to_row() for layer in layer_features(plan(graph, profile.instruction_set))]
-        store.add(measurement, graph.name, features)
-    return measurement
+        image = build_image(graph, profile, folder, stream_input=stream_input)
+        measurement = _run(image, graph, board, runs)
+        origin = provenance(board, image, inputs=_INPUTS, model_sha256=model_sha256, note=note)
+    planned = plan(graph, profile.instruction_set, stream_input=stream_input)
+    features = [layer.to_row() for layer in layer_features(planned)]
+    added = store.add(measurement, graph.name, features, features_version=features_version(), provenance=origin)
+    stored = store.get(added)
+    assert stored is not None
+    return stored
+
+
+def _run(image: FirmwareImage, graph: Graph, board: Board, runs: int | None) -> Measurement:
+    board.flash(image)
+    return board.measure(random_inputs(graph, 1, _INPUT_SEED), runs)
 
 
 def measured_network(graph: Graph, profile: DeviceProfile, measurement: Measurement) -> MeasuredNetwork:
