@@ -123,14 +123,63 @@ def measure(
     model: Model,
     board: Board,
     device: BoardDevice = None,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Inferences to time.")] = 1,
+    runs: Annotated[
+        int | None,
+        typer.Option("--runs", min=1, help="Inferences to time; by default until the median is known within 1 %."),
+    ] = None,
     stream_input: StreamInput = False,
+    note: Annotated[str, typer.Option("--note", help="Words of your own, kept with the measurement.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Run a model on a board and time every layer."""
+    """Run a model on a board and time every layer.
+
+    The measurement is kept, with all it takes to repeat it: see 'tinynas history'.
+    """
     from tinynas.commands import boards, show
 
-    _finish(boards.measure(model, board, device, runs, stream_input=stream_input), as_json, show.measurement)
+    result = boards.measure(model, board, device, runs, stream_input=stream_input, note=note)
+    _finish(result, as_json, show.measurement)
+
+
+@app.command()
+def history(
+    what: Annotated[
+        str | None, typer.Argument(metavar="[MODEL|ID]", help="A model's file, name or hash, or a measurement's id.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Only those of this device profile.")] = None,
+    board: Annotated[str | None, typer.Option("--board", help="Only those of this board.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="Only those since 2026-11-29, 2026-11-29T08:00 (UTC), or 12h, 7d, 2w ago."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the newest so many.")] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write every column there too.")] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write a JUnit report there too.")] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option("--max-latency-ms", min=0.0, help="In the JUnit report, a failure above this.")
+    ] = None,
+    max_regression: Annotated[
+        float | None,
+        typer.Option(
+            "--max-regression",
+            min=0.0,
+            metavar="PERCENT",
+            help="In the JUnit report, a failure where a model became so much slower since it was last measured.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List what was measured, newest first, or tell one measurement in full.
+
+    Each is compared with the one before of the same model on the same device and kind of board.
+    """
+    from tinynas.commands import history as commands
+    from tinynas.commands import show
+
+    selection = commands.selection(device, board, since, limit)
+    limits = commands.Limits(max_latency_ms, max_regression)
+    result = commands.history(what, selection, limits, csv_path=csv_file, junit_path=junit)
+    _finish(result, as_json, show.history)
 
 
 @app.command()
