@@ -56,6 +56,29 @@ class Emulator(BaseModel):
     """The folder of ``firmware/boards`` with the start-up code and linker script of this machine."""
 
 
+class RunnerNames(BaseModel):
+    """What one flashing tool calls the part."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: dict[str, str] = {}
+    """By the placeholders of the tool's table in ``devices/flashers.toml``."""
+    source: str = Field(min_length=1)
+
+
+class Flashing(BaseModel):
+    """How an image gets onto the part."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    address: NonNegativeInt
+    """Where the flat binary begins."""
+    source: str = Field(min_length=1)
+    """Where the address comes from."""
+    runners: dict[str, RunnerNames] = Field(min_length=1)
+    """The tools that write to it, the best first; ``devices/flashers.toml`` has a table for each."""
+
+
 class DeviceProfile(BaseModel):
     """One part: a microcontroller, or a phone."""
 
@@ -84,8 +107,8 @@ class DeviceProfile(BaseModel):
     active_power_mw: PositiveFloat
     """Supply power while inferring at ``clock_hz``, in milliwatts."""
     emulator: Emulator | None = None
-    flashing: str | None = None
-    """The tool that writes the image to the part."""
+    flashing: Flashing | None = None
+    """None for what nothing is written to: phones, and parts that exist only in an emulator."""
     sources: dict[str, str]
     """Where each figure comes from, by field name; an estimate says so in its first word."""
 
