@@ -256,10 +256,11 @@ class Flasher:
                 raise FlashError(
                     f"{len(same)} probes have the id {self.probe_id}; unplug all but the one of the {self.device}"
                 )
-            if not same and (self.tool.list or probes):
+            # Where none is seen it is left to the tool, which may reach it through a network.
+            if not same and probes:
                 raise FlashError(
                     f"the probe {self.probe_id} is not plugged in; {self.runner} sees "
-                    f"{', '.join(probe.id for probe in probes) or 'none'}: plug it in, or correct its probe_id"
+                    f"{', '.join(probe.id for probe in probes)}: plug it in, or correct its probe_id"
                 )
             chosen = same[0] if same else Probe(self.probe_id)
         wanted = self._names().get("chip_id")
@@ -459,14 +460,14 @@ def flasher_for(
         )
         kind = "cannot write to" if runner in tools() else "is no runner for"
         raise DeviceError(f"'{runner}' {kind} the device {profile.name}{known}")
-    if probe_id is not None and not _is_plain(probe_id):
-        raise DeviceError(f"the probe_id '{probe_id}' has characters that no serial number, port or folder has")
     candidates = choice if runner is None else (runner,)
     for name in candidates:
         _check_names(profile, name)
     for name in candidates:
         tool = tools()[name]
         if (executable := tool.executable()) is not None:
+            if probe_id is not None and tool.probe == "probe" and not _is_plain(probe_id):
+                raise DeviceError(f"the probe_id '{probe_id}' has characters that no serial number has; correct it")
             return Flasher(name, probe_id, port, profile.name, profile.flashing, tool, executable)
     hints = "; ".join(f"{name}: {tools()[name].install}" for name in candidates)
     raise DeviceError(f"nothing is installed that writes to the device {profile.name}; one of these would do: {hints}")

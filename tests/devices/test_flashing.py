@@ -471,6 +471,25 @@ def test_openocd_s_probe_is_looked_for_among_the_usb_devices(
     assert not bench.wrote()
 
 
+def test_a_probe_that_cannot_be_listed_is_left_to_the_tool(bench: Bench, image: Callable[[str], FirmwareImage]) -> None:
+    """Such as one behind a network. No part of another's number can be meant where there is no other."""
+    install_everything(bench)
+    bench.install("st-info", says("--probe", "Found 0 stlink programmers\n"))
+    flasher_for(load_profile("stm32f405"), "st-flash", "0670FF48").write(image("stm32f405"))
+    assert bench.arguments()[-1] == ["--reset", "--serial", "0670FF48", "write", "firmware.bin", "0x08000000"]
+
+
+def test_a_list_that_fails_is_told(bench: Bench, image: Callable[[str], FirmwareImage]) -> None:
+    install_everything(bench)
+    bench.install("st-info", says("--probe", code=1, warns="Could not open USB device 0x0483:0x374b, access error.\n"))
+    with pytest.raises(FlashError, match=r"cannot list the probes: it ended with exit code 1 .*udev rules"):
+        flasher_for(load_profile("stm32f405"), "st-flash").write(image("stm32f405"))
+    (bench.bin / "st-info").unlink()
+    with pytest.raises(FlashError, match=r"st-info was not found; install it: apt install stlink-tools"):
+        flasher_for(load_profile("stm32f405"), "st-flash").write(image("stm32f405"))
+    assert not bench.wrote()
+
+
 def test_another_chip_behind_the_right_probe_is_refused(bench: Bench, image: Callable[[str], FirmwareImage]) -> None:
     install_everything(bench)
     bench.install("st-info", says("--probe", ST_INFO.format(id="0670FF48", chip="0x0441")))
