@@ -19,6 +19,7 @@ import typer
 from devices.errors import TinyNasError
 from devices.profile import DEFAULT_DEVICE
 from tinynas import output
+from tinynas.phones.spaces import PublishedSpace
 from tinynas.study_options import StudyOptions, takes_study_options
 
 app = typer.Typer(
@@ -221,7 +222,7 @@ def calibrate(
         str | None, typer.Option("--board", help="emulator, serial:PORT, or a name from boards.toml.")
     ] = None,
     device: BoardDevice = None,
-    samples: Annotated[int, typer.Option("--samples", min=2, help="Networks to measure.")] = 12,
+    samples: Annotated[int, typer.Option("--samples", min=2, help="Networks to measure at most.")] = 12,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same networks.")] = 0,
     power_trace: Annotated[
         Path | None,
@@ -240,24 +241,40 @@ def calibrate(
         float | None,
         typer.Option("--latency-ms", min=1e-6, help="Of each of them, where no channel D0 marks them in the trace."),
     ] = None,
-    latencies: Annotated[Path | None, typer.Option("--latencies", hidden=True)] = None,
-    space: Annotated[str | None, typer.Option("--space", hidden=True)] = None,
+    latencies: Annotated[
+        Path | None,
+        typer.Option("--latencies", help="A CSV of networks that somebody timed on phones: columns arch, <phone>_ms."),
+    ] = None,
+    space: Annotated[PublishedSpace | None, typer.Option("--space", help="The space of its networks.")] = None,
+    at_random: Annotated[
+        bool, typer.Option("--random", help="Fit random ones of its networks, not those that say most of the others.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Refit the cost model to random networks run on a board.
+    """Refit the cost model to networks run on a board, those that it is least sure of.
 
-    Half of them judge the fit, unseen; the model that is kept is fitted on all. With --power-trace, energies are from
-    then on those of the power that was measured; no board is needed for that.
+    Errors are of networks that the fit has not seen; the model that is kept is fitted on all. With --power-trace,
+    energies are from then on those of the power that was measured; no board is needed for that. With --latencies, a
+    phone's costs are fitted to --samples of the networks in a file, and predict the others.
     """
-    from tinynas.commands import boards, show
+    from tinynas.commands import show
 
     if latencies is not None:
-        raise TinyNasError(
-            f"the latencies of '{latencies}'{f' (space {space})' if space else ''} cannot be fitted: that comes with a "
-            "later version; give --board to calibrate from measurements"
-        )
+        if space is None or board is not None or power_trace is not None:
+            raise typer.BadParameter("--latencies needs --space, and goes with neither --board nor --power-trace")
+        from tinynas.commands import latencies as commands
+
+        fitted = commands.calibrate(latencies, space, samples, seed, at_random=at_random)
+        _finish(fitted, as_json, show.phones)
+        return
+    if space is not None or at_random:
+        raise typer.BadParameter("--space and --random are of the networks of --latencies; give that too")
     if board is None and power_trace is None:
-        raise typer.BadParameter("give --board (emulator, serial:PORT, or a name from boards.toml) or --power-trace")
+        raise typer.BadParameter(
+            "give --board (emulator, serial:PORT, or a name from boards.toml), --power-trace or --latencies"
+        )
+    from tinynas.commands import boards
+
     result: dict[str, Any] = {}
     if power_trace is not None:
         name = boards.device_of(board or "", device)

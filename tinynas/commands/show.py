@@ -307,3 +307,23 @@ def run(result: dict[str, Any]) -> None:
         f"{result['mape_before']:.1f} %, after {result['measured']} measurements {result['mape_after']:.1f} %"
     )
     print(f"report: {result['path']}")
+
+
+def phones(result: dict[str, Any]) -> None:
+    """How well each phone's costs predict the networks that they were not fitted on, and the costs."""
+    columns = ("phone", "Spearman", "before", "Kendall tau", "within 10 %", "mean error %", "in its 90 % interval")
+    ranks, shares = ("spearman", "spearman_before", "kendall_tau"), ("within_10_percent", "interval_coverage")
+    found = result["phones"]
+    rows = []
+    for name, phone in found.items():
+        within, covered = (f"{phone[key]:.0%}" for key in shares)
+        rows.append((name, *(f"{phone[key]:.3f}" for key in ranks), within, phone["mape"], covered))
+    print_table(columns, rows)
+    print()
+    terms = next(iter(found.values()))["costs_ms"]
+    costs = [(term, *(f"{phone['costs_ms'][term]:.3g}" for phone in found.values())) for term in terms]
+    print_table(("ms for each", *found), costs)
+    how = "drawn at random" if result["at_random"] else "chosen because they say most"
+    say(f"fitted on {result['measured']} networks of {result['networks']:,}, {how}; judged on the others")
+    for name, phone in found.items():
+        say(f"{name}: {phone['reading']} (probability {phone['reading_probability']:.0%}); {phone['cost_model']}")

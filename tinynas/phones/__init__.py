@@ -1,0 +1,1 @@
+"""Latencies of whole networks that somebody measured on phones: reading them, and predicting the rest."""
