@@ -102,8 +102,8 @@ def measurement(result: dict[str, Any]) -> None:
     _layers(result["layers"], "cycles", "cycles")
     print()
     print(f"{result['model']} on {result['board']} ({result['device']}, {result['clock_hz'] / 1e6:.0f} MHz)")
-    instructions = f", {result['instructions']:,} instructions" if result["instructions"] is not None else ""
-    print(f"latency {_latency(result)}, energy {result['energy_mj']:.2f} mJ, {result['cycles']:,} cycles{instructions}")
+    counted = [f"{result[key]:,} {key}" for key in ("cycles", "instructions") if result[key] is not None]
+    print(", ".join([f"latency {_latency(result)}", f"energy {result['energy_mj']:.2f} mJ", *counted]))
     if result["comparison"] is not None:
         print(_against(result["comparison"]))
     print(f"kept as measurement {result['measurement_id']}: tinynas history {result['measurement_id']}")
@@ -155,7 +155,7 @@ def _measurement_in_full(m: dict[str, Any]) -> None:
         ("measurement", f"{m['id']}, {m['created_at']}"),
         ("model", f"{m['model']} ({m['model_id']}{model_file})"),
         ("board", f"{m['board']} ({m['board_kind']}), device {m['device']}, {m['clock_hz'] / 1e6:g} MHz"),
-        ("latency", f"{_latency(m)}, {m['runs']} runs"),
+        ("latency", f"{_latency(m)}, of {m['runs']} inferences" if m["runs"] > 1 else _latency(m)),
         ("outliers", ", ".join(f"run {position + 1}" for position in statistics["outliers"])),
         ("drift", _drift(statistics["drift"])),
         ("compared", _against(m["comparison"]) if m["comparison"] is not None else ""),
