@@ -12,6 +12,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from devices.adb_board import AdbBoard
 from devices.board import Board, Image
 from devices.emulator import QEMU, EmulatedBoard
 from devices.errors import DeviceError
@@ -21,7 +22,7 @@ from devices.store import Provenance
 
 PACKAGES = ("ai-edge-litert", "tensorflow", "torch", "numpy")
 """Whose versions decide what a model's constants are, or what it is compared with."""
-_KINDS: dict[type, str] = {EmulatedBoard: "emulated", SerialBoard: "serial"}
+_KINDS: dict[type, str] = {EmulatedBoard: "emulated", SerialBoard: "serial", AdbBoard: "adb"}
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _TIMEOUT_S = 30
 
