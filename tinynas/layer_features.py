@@ -85,6 +85,8 @@ class LayerFeatures:
         kernel, counts = row.get("kernel"), row.get("counts")
         if row.get("features") != features_version() or not isinstance(kernel, str) or not isinstance(counts, dict):
             return None
+        if not counts.keys() <= set(FEATURES) or not all(isinstance(count, (int, float)) for count in counts.values()):
+            return None
         return cls(kernel, tuple(float(counts.get(name, 0.0)) for name in FEATURES))
 
 
