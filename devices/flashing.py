@@ -212,7 +212,7 @@ class Flasher:
         with tempfile.TemporaryDirectory(prefix="tinynas-flash-") as name:
             folder = Path(name)
             version = self._version(folder)
-            fields = self._fields(program, self._chosen(), version)
+            fields = self._fields(program, self._chosen())
             self._stage(folder, program, fields)
             for step in self.tool.steps:
                 done = self._run(folder, self._arguments(step.arguments, fields, version), self.tool.timeout_s)
@@ -248,8 +248,7 @@ class Flasher:
                     f"{len(probes)} probes are plugged in and it is not said which one the {self.device} is behind: "
                     f"give its probe_id in boards.toml, one of {', '.join(probe.id for probe in probes)}"
                 )
-            # By its id although it is the only one: another may be plugged in at any moment.
-            chosen = probes[0] if probes and _is_plain(probes[0].id) else None
+            chosen = probes[0] if probes else None
         else:
             same = [probe for probe in probes if _id(probe.id) == _id(self.probe_id)]
             if len(same) > 1:
@@ -264,9 +263,11 @@ class Flasher:
                 )
             chosen = same[0] if same else Probe(self.probe_id)
         wanted = self._names().get("chip_id")
-        if chosen is not None and chosen.chip and wanted is not None and int(chosen.chip, 0) != int(wanted, 0):
+        seen = chosen.chip if chosen is not None else ""
+        # A chip that does not answer shows as 0.
+        if chosen is not None and seen and wanted is not None and int(seen, 0) not in {0, int(wanted, 0)}:
             raise FlashError(
-                f"the chip behind the probe {chosen.id} is a {chosen.chip}, and the {self.device} is a {wanted}: "
+                f"the chip behind the probe {chosen.id} is a {seen}, and the {self.device} is a {wanted}: "
                 f"nothing was written; check which board the probe sits on"
             )
         return chosen
@@ -293,7 +294,7 @@ class Flasher:
     def _names(self) -> Mapping[str, str]:
         return self.flashing.runners[self.runner].names
 
-    def _fields(self, program: bytes, probe: Probe | None, version: str) -> dict[str, str]:
+    def _fields(self, program: bytes, probe: Probe | None) -> dict[str, str]:
         """What stands for each ``{name}`` of the tool's table."""
         fields = {
             **self._names(),
@@ -302,9 +303,12 @@ class Flasher:
             "file": f"firmware.{self.tool.format}",
             "copy": "copy.bin",
         }
-        if probe is not None:
+        if probe is not None and probe.adapter:
+            fields["adapter"] = probe.adapter
+        # By its id although it may be the only one: another may be plugged in at any moment. Some old ST-LINKs have a
+        # serial number that is no text, and some probes have none.
+        if probe is not None and _is_plain(probe.id):
             fields["probe"] = probe.id
-            fields["adapter"] = probe.adapter or fields.get("adapter", "")
         if self.tool.probe == "port":
             fields["port"] = self._serial_port()
         return fields

@@ -411,6 +411,21 @@ def test_openocd_is_told_which_kind_of_probe_is_plugged_in(
     assert call[6 : 6 + len(expected) + 2] == [*expected, "-c", "adapter serial ABC123"]
 
 
+def test_a_probe_with_a_serial_number_that_is_no_text_is_used_while_it_is_alone(
+    bench: Bench, image: Callable[[str], FirmwareImage], system: Path
+) -> None:
+    install_everything(bench)
+    plug_in(system, "1-3", "1366:0101", "U\x01 ?\x06")
+    flasher = flasher_for(load_profile("stm32f405"), "openocd")
+    flasher.write(image("stm32f405"))
+    (call,) = bench.arguments()
+    assert "interface/jlink.cfg" in call
+    assert not any("adapter serial" in argument for argument in call)
+    plug_in(system, "1-4", "0483:3748", "U\x01 ?\x07")
+    with pytest.raises(FlashError, match=r"2 probes are plugged in"):
+        flasher.write(image("stm32f405"))
+
+
 def test_openocd_keeps_the_profile_s_way_to_talk_to_the_same_probe(
     bench: Bench, image: Callable[[str], FirmwareImage], system: Path
 ) -> None:
@@ -496,6 +511,16 @@ def test_another_chip_behind_the_right_probe_is_refused(bench: Bench, image: Cal
     with pytest.raises(FlashError, match=r"chip behind the probe 0670FF48 is a 0x0441, and the stm32f405 is a 0x413"):
         flasher_for(load_profile("stm32f405"), "st-flash", "0670FF48").write(image("stm32f405"))
     assert not bench.wrote()
+
+
+def test_a_chip_that_does_not_answer_is_left_to_the_tool(bench: Bench, image: Callable[[str], FirmwareImage]) -> None:
+    install_everything(bench)
+    bench.install("st-info", says("--probe", ST_INFO.format(id="0670FF48", chip="0x0000")))
+    bench.install("st-flash", says("--version", "v1.7.0\n"), says("", "Failed to connect to target\n", code=255))
+    with pytest.raises(
+        FlashError, match=r"Failed to connect to target\); the probe is there, the chip does not answer"
+    ):
+        flasher_for(load_profile("stm32f405"), "st-flash", "0670FF48").write(image("stm32f405"))
 
 
 def test_an_image_for_another_board_or_a_changed_one_is_refused(
@@ -1227,7 +1252,7 @@ def filled(device: str, runner: str, step: int, probe_id: str, **more: str) -> l
     assert profile.flashing is not None
     tool = tools()[runner]
     flasher = Flasher(runner, probe_id, None, device, profile.flashing, tool, "")
-    fields = flasher._fields(PROGRAM, flashing.Probe(probe_id), "99")
+    fields = flasher._fields(PROGRAM, flashing.Probe(probe_id))
     return flasher._arguments(tool.steps[step].arguments, {**fields, **more}, "99")
 
 
