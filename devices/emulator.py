@@ -16,16 +16,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO, Self
 
-import serial
-
 from devices.board import Image, Measurement
 from devices.children import start_child
 from devices.cycle_costs import cycle_costs
 from devices.errors import DeviceError
 from devices.firmware import FirmwareImage, build_cycle_counter, firmware_of, read_symbols
 from devices.locks import board_lock
+from devices.ports import Port, open_port
 from devices.profile import DeviceProfile, device_names, load_profile
-from devices.protocol import SerialSession, open_port
+from devices.protocol import SerialSession
 
 QEMU = "qemu-system-arm"
 START_TIMEOUT_S = 20.0
@@ -64,7 +63,7 @@ class EmulatedBoard:
         self._machine = profile.emulator.machine
         self._image: FirmwareImage | None = None
         self._session: SerialSession | None = None
-        self._port: serial.Serial | None = None
+        self._port: Port | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._stop: weakref.finalize[..., EmulatedBoard] | None = None
         self._counts: BinaryIO | None = None
@@ -76,7 +75,7 @@ class EmulatedBoard:
         """Start QEMU with ``image`` and wait until the firmware answers."""
         port = self._start(firmware_of(image, self.name))
         try:
-            self._port = open_port(port, self.name)
+            self._port = open_port(port, self.name, replug_s=0.0)
             # Only now, so that the boot banner has somewhere to go.
             self._resume()
             self._session = SerialSession(self._port, self.name)
@@ -89,7 +88,7 @@ class EmulatedBoard:
         """Start QEMU with ``image`` for somebody else's tools; returns the path of its serial port, ready for use."""
         self.flash(image)
         assert self._port is not None
-        path = str(self._port.port)
+        path = self._port.path
         self._port.close()
         self._port = self._session = None
         return path
@@ -127,10 +126,9 @@ class EmulatedBoard:
         session, _ = self._running()
         counts: list[InferenceCount] = []
         for data in inputs:
-            session.load(data)
             self._read_counts()
-            session.infer(runs)
-            new = self._read_counts()
+            session.time(data, runs)
+            new = self._read_counts()[-runs:]  # of the last attempt, if there were several
             if len(new) != runs:
                 raise DeviceError(
                     f"the emulator counted {len(new)} inferences in place of {runs}; report this as a bug"
