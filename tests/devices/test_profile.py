@@ -79,7 +79,7 @@ def test_a_name_is_never_a_path(name: str) -> None:
         ("clock_hz = 168_000_000", "clock_mhz = 168", "clock_mhz: "),
         ("stall_factor = 1.18", "stall_factor = 0.9", "stall_factor: "),
         ('core = "cortex-m4"', 'core = "z80"', "core: "),
-        ("sram_bytes = 4_280", "sram_bytes = 131_072", "leaves the model no SRAM"),
+        ("[reserved]\nsram_bytes = 4_", "[reserved]\nsram_bytes = 999_", "leaves the model no SRAM"),
         ("active_power_mw = \"", "acrive_power_mw = \"", "no source is given for active_power_mw"),
         ("[sources]", "[sources]\ncolour = \"a guess\"", "colour"),
         ("[reserved]", "[reserved", "is not TOML"),
