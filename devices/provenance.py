@@ -94,7 +94,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 def _command() -> tuple[str, ...]:
     """This process's command line, without the interpreter where it is tinynas's own."""
-    if Path(sys.argv[0]).name in {"tinynas", "__main__.py"}:
+    if Path(sys.argv[0]).stem == "tinynas":
         return ("tinynas", *sys.argv[1:])
     return tuple(sys.orig_argv)
 

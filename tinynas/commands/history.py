@@ -80,15 +80,15 @@ def moment_of(text: str, now: datetime) -> datetime:
 
     Raises SearchError when it is neither.
     """
-    if ago := _AGO.fullmatch(text.strip()):
-        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     try:
+        if ago := _AGO.fullmatch(text.strip()):
+            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         moment = datetime.fromisoformat(text.strip())
-    except ValueError as error:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise SearchError(
             f"'{text}' is no time: give a date (2026-11-29), a time (2026-11-29T08:00), or how long ago (90m, 7d)"
         ) from error
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def comparison(
