@@ -170,9 +170,9 @@ def history(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List what was measured, newest first, or tell one measurement in full.
+    """List what was measured, or tell one measurement in full.
 
-    Each is compared with the one before of the same model on the same device and kind of board.
+    The newest comes first. Each is compared with the one before of the same model on the same device and kind of board.
     """
     from tinynas.commands import history as commands
     from tinynas.commands import show
@@ -251,9 +251,9 @@ def calibrate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Refit the cost model to networks run on a board, those that it is least sure of.
+    """Refit the cost model to what a board says of networks.
 
-    Errors are of networks that the fit has not seen; the model that is kept is fitted on all. With --power-trace,
+    It runs those that the model is least sure of. Errors are of networks that the fit has not seen; the model that is kept is fitted on all. With --power-trace,
     energies are from then on those of the power that was measured; no board is needed for that. With --latencies, a
     phone's costs are fitted to --samples of the networks in a file, and predict the others.
     """
