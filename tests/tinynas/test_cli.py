@@ -26,7 +26,7 @@ from tinynas.strategies import STRATEGIES
 
 COMMANDS = [
     *("devices", "check", "compile", "measure", "verify", "search"),
-    *("export", "calibrate", "predict", "emulate", "report", "run"),
+    *("export", "calibrate", "history", "predict", "emulate", "report", "run"),
 ]
 LAYOUTS = {
     "plain": "model.c",
