@@ -253,9 +253,10 @@ def calibrate(
 ) -> None:
     """Refit the cost model to what a board says of networks.
 
-    It runs those that the model is least sure of. Errors are of networks that the fit has not seen; the model that is kept is fitted on all. With --power-trace,
-    energies are from then on those of the power that was measured; no board is needed for that. With --latencies, a
-    phone's costs are fitted to --samples of the networks in a file, and predict the others.
+    It runs those that the model is least sure of. Errors are of networks that the fit has not seen; the model that is
+    kept is fitted on all. With --power-trace, energies are from then on those of the power that was measured; no board
+    is needed for that. With --latencies, a phone's costs are fitted to --samples of the networks in a file, and predict
+    the others.
     """
     from tinynas.commands import show
 
