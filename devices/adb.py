@@ -30,12 +30,12 @@ from devices.errors import DeviceError
 
 PHONE_FOLDER = "/data/local/tmp"
 """Where the shell's user may write and run programs."""
-SHELL_TIMEOUT_S = 30.0
-TRANSFER_TIMEOUT_S = 60.0
+PATIENCE_S = 30.0
+"""For whatever should take no time. A phone that was started again is back within twice of it."""
 SLOWEST_BYTES_PER_S = 250_000
+LENIENCE = 3.0
+"""How much longer than expected something may take."""
 SERVER_TIMEOUT_S = 20.0
-READY_TIMEOUT_S = 60.0
-"""How long a phone may be away: one that starts again is back within a minute."""
 MOMENT_S = 3.0
 """How long one that was just connected may take."""
 POLL_S = 0.1
@@ -46,6 +46,10 @@ _NETWORK_SERIAL = re.compile(r"\[?[\w.:-]+\]?:\d{1,5}")
 
 class AdbFaultError(DeviceError):
     """Something between this machine and the phone went wrong; to try again may help."""
+
+
+class AdbTimeoutError(AdbFaultError):
+    """Adb waits for something that does not come."""
 
 
 class CommandFailedError(DeviceError):
@@ -108,7 +112,7 @@ def list_devices() -> tuple[AdbDevice, ...]:
 class AdbPhone:
     """One phone. Use it in a ``with`` statement, or close it: an adb server that had to be started ends with it."""
 
-    def __init__(self, serial: str = "", *, ready_timeout_s: float = READY_TIMEOUT_S) -> None:
+    def __init__(self, serial: str = "", *, patience_s: float = PATIENCE_S) -> None:
         """Find the phone by its serial number or ``HOST:PORT``; "" is the only one that is connected.
 
         Raises DeviceError, with what to do, when it is not there or not ready.
@@ -116,7 +120,8 @@ class AdbPhone:
         self._server = _Server.shared()
         self._connected = False
         self._closed = False
-        self._ready_timeout_s = ready_timeout_s
+        self._is_stuck = False
+        self.patience_s = patience_s
         try:
             self.serial = serial or self._only_serial()
             self.wait_until_ready(patient=False)
@@ -130,6 +135,7 @@ class AdbPhone:
         Raises DeviceError when it does not come back, with what to do.
         """
         begun = time.monotonic()
+        self._loosen()
         rounds = 0
         while True:
             rounds += 1
@@ -141,19 +147,21 @@ class AdbPhone:
                 self._bring_back(found, rounds)
             # One that was just connected or plugged in, or whose server was just started, takes a moment.
             is_coming = found is None or found.state in ("offline", "connecting", "authorizing")
-            limit_s = self._ready_timeout_s if patient else MOMENT_S if is_coming else 0.0
-            if time.monotonic() - begun >= min(limit_s, self._ready_timeout_s):
+            limit_s = 2 * self.patience_s if patient else MOMENT_S if is_coming else 0.0
+            if time.monotonic() - begun >= limit_s:
                 raise self._not_ready(found)
             time.sleep(min(POLL_S * rounds, 1.0))
 
-    def shell(self, script: str, timeout_s: float = SHELL_TIMEOUT_S, *, check: bool = True) -> Finished:
+    def shell(self, script: str, *, takes_s: float = 0.0, check: bool = True) -> Finished:
         """Run a shell script on the phone; in it, ``$D`` is PHONE_FOLDER, ``$S`` is ``/sys`` and ``$P`` is ``/proc``.
+
+        ``takes_s`` is how long it runs, roughly.
 
         Raises AdbFaultError when it is not certain that it ran and that this is its output, and, unless ``check`` is
         false, CommandFailedError when it ended with another exit code than 0.
         """
         name = secrets.token_hex(6)
-        finished = self._run(["shell", _framed(script, name)], timeout_s)
+        finished = self._run(["shell", _framed(script, name)], takes_s)
         result = _unframed(finished.stdout, name)
         if result is None:
             raise self._shell_fault(finished, name)
@@ -166,16 +174,15 @@ class AdbPhone:
 
     def push(self, source: Path, target: str) -> None:
         """Copy a file to the phone. Its content there is not checked. Raises AdbFaultError."""
-        timeout_s = TRANSFER_TIMEOUT_S + source.stat().st_size / SLOWEST_BYTES_PER_S
-        self._transfer(["push", str(source), target], timeout_s)
+        self._transfer(["push", str(source), target], source.stat().st_size)
 
     def pull(self, source: str, target: Path, size: int) -> None:
         """Copy a file of ``size`` bytes from the phone. Its content is not checked. Raises AdbFaultError."""
-        self._transfer(["pull", source, str(target)], TRANSFER_TIMEOUT_S + size / SLOWEST_BYTES_PER_S)
+        self._transfer(["pull", source, str(target)], size)
 
     def version(self) -> str:
         """What adb calls itself."""
-        lines = self._server.run(["version"], SHELL_TIMEOUT_S).stdout.decode(errors="replace").splitlines()
+        lines = self._server.run(["version"], PATIENCE_S).stdout.decode(errors="replace").splitlines()
         return ", ".join(line.strip() for line in lines[:2])
 
     def close(self) -> None:
@@ -185,7 +192,7 @@ class AdbPhone:
         self._closed = True
         if self._connected:
             with suppress(DeviceError):
-                self._server.run(["disconnect", self.serial], SHELL_TIMEOUT_S)
+                self._server.run(["disconnect", self.serial], PATIENCE_S)
         self._server.release()
 
     def __enter__(self) -> Self:
@@ -210,15 +217,15 @@ class AdbPhone:
 
     def _bring_back(self, found: AdbDevice | None, rounds: int) -> None:
         """Do what a person would do by hand."""
-        if _NETWORK_SERIAL.fullmatch(self.serial):
+        if self._is_on_network():
             if found is not None and found.state == "offline" and rounds % 3 == 0:
-                self._server.run(["disconnect", self.serial], SHELL_TIMEOUT_S)
+                self._server.run(["disconnect", self.serial], PATIENCE_S)
                 found = None
             if found is None:
-                self._server.run(["connect", self.serial], SHELL_TIMEOUT_S)
+                self._server.run(["connect", self.serial], PATIENCE_S)
                 self._connected = True
         elif found is not None and found.state == "offline" and rounds % 5 == 0:
-            self._server.run(["reconnect", "offline"], SHELL_TIMEOUT_S)
+            self._server.run(["reconnect", "offline"], PATIENCE_S)
 
     def _not_ready(self, found: AdbDevice | None) -> DeviceError:
         try:
@@ -235,14 +242,30 @@ class AdbPhone:
         advice = _ADVICE.get(found.state, "start it normally and connect it again")
         return DeviceError(f"the phone {self.serial} is not ready: adb says '{found.state}'; {advice}")
 
-    def _transfer(self, command: Sequence[str], timeout_s: float) -> None:
-        finished = self._run(command, timeout_s)
+    def _transfer(self, command: Sequence[str], size: int) -> None:
+        finished = self._run(command, size / SLOWEST_BYTES_PER_S)
         if finished.returncode != 0:
             said = _end_of((finished.stdout + b"\n" + finished.stderr).decode(errors="replace"))
             raise AdbFaultError(f"adb could not {command[0]} a file to or from the phone {self.serial}: {said}")
 
-    def _run(self, command: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[bytes]:
-        return self._server.run(["-s", self.serial, *command], timeout_s)
+    def _run(self, command: Sequence[str], takes_s: float) -> subprocess.CompletedProcess[bytes]:
+        try:
+            return self._server.run(["-s", self.serial, *command], self.patience_s + LENIENCE * takes_s)
+        except AdbTimeoutError:
+            self._is_stuck = True
+            raise
+
+    def _loosen(self) -> None:
+        """Make adb drop a connection on which nothing comes any more."""
+        if not self._is_stuck:
+            return
+        self._is_stuck = False
+        command = ["disconnect", self.serial] if self._is_on_network() else ["-s", self.serial, "reconnect"]
+        with suppress(AdbFaultError):
+            self._server.run(command, self.patience_s)
+
+    def _is_on_network(self) -> bool:
+        return _NETWORK_SERIAL.fullmatch(self.serial) is not None
 
     def _shell_fault(self, finished: subprocess.CompletedProcess[bytes], name: str) -> DeviceError:
         refused = re.search(rb"(?m)^__tn_refused=" + name.encode() + rb"(.*)$", finished.stdout)
@@ -283,7 +306,7 @@ def _framed(script: str, name: str) -> str:
     assert "\\" not in script  # which echo of some shells would take for something else
     checked = script.encode() + b"\n"
     return (
-        f'D={PHONE_FOLDER}; f=$D/.tinynas-{name}; s={shlex.quote(script)}; c=$(echo "$s" | cksum); '
+        f'D={PHONE_FOLDER}; S=/sys; P=/proc; f=$D/.tinynas-{name}; s={shlex.quote(script)}; c=$(echo "$s" | cksum); '
         f"if [ \"$c\" = '{cksum(checked)} {len(checked)}' ]; then "
         '(eval "$s") >$f 2>&1 </dev/null; r=$?; echo >>$f; '
         f"echo __tn_ended=$r-{name} >>$f; echo __tn={name} $(cksum <$f); cat $f; rm -f $f; "
@@ -340,7 +363,7 @@ class _Server:
             type(self)._shared = None
             self._end_own()
             if self._started_by_adb and _is_listening():
-                self._run(["kill-server"], SHELL_TIMEOUT_S)
+                self._run(["kill-server"], PATIENCE_S)
 
     def run(self, arguments: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[bytes]:
         """Run ``adb`` with ``arguments``, with a server. Raises AdbFaultError when it does not end in time."""
@@ -353,7 +376,7 @@ class _Server:
 
     def devices(self) -> tuple[AdbDevice, ...]:
         """What ``adb devices`` lists. Raises AdbFaultError."""
-        finished = self.run(["devices", "-l"], SHELL_TIMEOUT_S)
+        finished = self.run(["devices", "-l"], PATIENCE_S)
         text = finished.stdout.decode(errors="replace")
         if finished.returncode != 0 or "List of devices attached" not in text:
             raise AdbFaultError(f"adb cannot list its phones: {_end_of(finished.stderr.decode(errors='replace'))}")
@@ -371,7 +394,7 @@ class _Server:
             )
         except subprocess.TimeoutExpired as error:
             what = next((word for word in arguments if word in _VERBS), arguments[0])
-            raise AdbFaultError(
+            raise AdbTimeoutError(
                 f"'adb {what}' did not end within {timeout_s:.0f} s; see whether the phone hangs, and connect it again"
             ) from error
         except OSError as error:
@@ -425,7 +448,7 @@ def _server_port() -> int:
 
 def _is_listening() -> bool:
     try:
-        socket.create_connection(("localhost", _server_port()), timeout=SHELL_TIMEOUT_S).close()
+        socket.create_connection(("localhost", _server_port()), timeout=PATIENCE_S).close()
     except OSError:
         return False
     return True

@@ -6,16 +6,15 @@ import hashlib
 import os
 import re
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from devices.adb import PHONE_FOLDER, AdbFaultError, AdbPhone, CommandFailedError, cksum
+from devices.adb import PATIENCE_S, PHONE_FOLDER, AdbFaultError, AdbPhone, CommandFailedError, cksum
 from devices.benchmark_model import BenchmarkOutputError, BenchmarkReport, ignored_flags, parse_report
 from devices.board import Image, Measurement
 from devices.errors import DeviceError
@@ -45,9 +44,12 @@ TOOL_ATTEMPTS = 3
 """At one step, when benchmark_model fails or prints nonsense."""
 RESTARTS = 10
 """Of a whole measurement, when the phone was away in the middle of it."""
-FIRST_TIMEOUT_S = 400.0
-"""benchmark_model itself gives up after 150 seconds of warm-up and as many of inferences."""
+PROBE_S = 30.0
+"""More than a few inferences of anything take."""
+WARMUP_S = 0.5
+"""What benchmark_model spends on warm-up at least."""
 
+ONCE = ("--num_runs=1", "--min_secs=0")
 _OWN_TOOL = "benchmark_model"
 _Result = TypeVar("_Result")
 
@@ -95,6 +97,7 @@ class AdbBoard:
         *,
         options: PhoneOptions | None = None,
         policy: RepeatPolicy = DEFAULT,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """Find the phone. Raises DeviceError when it is not there or not ready, BoardBusyError when it is in use."""
         if profile.kind != "phone":
@@ -112,10 +115,9 @@ class AdbBoard:
         self._boot_id: str | None = None
         self._faulty = False
         self._absences = 0
-        self._timeout_s = FIRST_TIMEOUT_S
         self._resources = ExitStack()
         try:
-            self._phone = self._resources.enter_context(AdbPhone(serial))
+            self._phone = self._resources.enter_context(AdbPhone(serial, patience_s=patience_s))
             self.name = name or f"adb:{self._phone.serial}"
             self._resources.enter_context(board_lock(f"adb:{self._phone.serial}", board=self.name))
         except BaseException:
@@ -132,7 +134,6 @@ class AdbBoard:
                 f"the phone {self.name} cannot run a firmware image; give it the model's .tflite file itself"
             )
         self._image = image
-        self._timeout_s = FIRST_TIMEOUT_S
         self._faulty = True
         self._persist(lambda: None)
 
@@ -186,24 +187,27 @@ class AdbBoard:
         before = self._persist(self._state)
         facts = self._persist(self._facts)
         pinned = self._pinned(before)
+        # The first is a warm-up too: it brings the files into memory, and tells how long to wait for the others.
+        inference_s = self._persist(lambda: self._probe(pinned))
+        takes_s = WARMUP_S + inference_s * (WARMUP_RUNS + RUNS_PER_INVOCATION)
         reports: list[BenchmarkReport] = []
 
         def sample(count: int = RUNS_PER_INVOCATION) -> float:
-            report = self._persist(lambda: self._invoke(pinned, count))
+            report = self._persist(lambda: self._invoke(pinned, count, takes_s))
             if self._absences != absences:
                 raise _WasAwayError
             reports.append(report)
             return report.inference.mean_us / 1e3
 
         if runs is None:
-            latencies_ms = repeat_until_steady(sample, self._policy)
+            latencies_ms = repeat_until_steady(sample, replace(self._policy, warmups=max(0, self._policy.warmups - 1)))
         else:
             latencies_ms = tuple(
                 sample(min(RUNS_PER_INVOCATION, runs - done)) for done in range(0, runs, RUNS_PER_INVOCATION)
             )
         timed = reports[-len(latencies_ms) :]
         after = self._persist(self._state)
-        profile = self._persist(lambda: self._invoke(pinned, RUNS_PER_INVOCATION, profiled=True))
+        profile = self._persist(lambda: self._invoke(pinned, RUNS_PER_INVOCATION, takes_s, profiled=True))
         if self._absences != absences:
             raise _WasAwayError
         memory_mib = timed[-1].memory_overall_mib
@@ -290,13 +294,19 @@ class AdbBoard:
             warnings.append(f"this benchmark_model does not know {' '.join(flags)}; use a newer one")
         return tuple(warnings)
 
-    def _invoke(self, pinned: Sequence[int], runs: int, *, profiled: bool = False) -> BenchmarkReport:
+    def _probe(self, pinned: Sequence[int]) -> float:
+        """Roughly how many seconds one inference takes, loading included."""
+        report = parse_report(self._run_tool(pinned, [*ONCE, "--warmup_runs=1", "--warmup_min_secs=0"], PROBE_S))
+        slowest_us = max(each.max_us for each in (report.warmup, report.inference) if each is not None)
+        return (slowest_us + (report.init_us or 0.0)) / 1e6
+
+    def _invoke(self, pinned: Sequence[int], runs: int, takes_s: float, *, profiled: bool = False) -> BenchmarkReport:
         flags = [f"--num_runs={runs}", "--min_secs=0", f"--warmup_runs={WARMUP_RUNS}"]
         if profiled:
             flags.append("--enable_op_profiling=true")
-        return parse_report(self._run_tool(pinned, flags), profiled=profiled)
+        return parse_report(self._run_tool(pinned, flags, takes_s), profiled=profiled)
 
-    def _run_tool(self, pinned: Sequence[int], flags: Sequence[str]) -> str:
+    def _run_tool(self, pinned: Sequence[int], flags: Sequence[str], takes_s: float) -> str:
         """Run benchmark_model on the model; its process is noted down on the phone, so that it can be ended there."""
         folder = _folder_of(self._flashed().sha256)
         pin = f"taskset {core_mask(pinned)} " if pinned else ""
@@ -310,10 +320,7 @@ class AdbBoard:
         script = (
             f"{pin}{self._installed().path} {' '.join(given)} & echo $! >{note}; wait $!; r=$?; rm -f {note}; exit $r"
         )
-        begun = time.monotonic()
-        output = self._phone.shell(script, self._timeout_s).output
-        self._timeout_s = 60.0 + 5.0 * (time.monotonic() - begun)
-        return output
+        return self._phone.shell(script, takes_s=takes_s).output
 
     def _output(self, given: bytes, folder: Path) -> bytes:
         image = self._flashed()
@@ -325,8 +332,7 @@ class AdbBoard:
         said = self._run_tool(
             (),
             [
-                "--num_runs=1",
-                "--min_secs=0",
+                *ONCE,
                 "--warmup_runs=0",
                 "--warmup_min_secs=0",
                 "--input_layer=input",
@@ -334,6 +340,7 @@ class AdbBoard:
                 f"--input_layer_value_files=input:$D/{remote}/input",
                 f"--output_filepath=$D/{remote}/output",
             ],
+            PROBE_S,
         )
         size = self._phone.shell(f"wc -c <$D/{remote}/output", check=False)
         if size.exit_code != 0 or ignored_flags(said):
@@ -432,7 +439,7 @@ class AdbBoard:
             )
 
     def _is_there(self, content: bytes, name: str) -> bool:
-        found = self._phone.shell(_digest_script(f"$D/{name}"), timeout_s=60.0, check=False).output.split()
+        found = self._phone.shell(_digest_script(f"$D/{name}"), check=False).output.split()
         return found[:1] in ([hashlib.sha256(content).hexdigest()], [hashlib.md5(content).hexdigest()]) or found[
             :2
         ] == [str(cksum(content)), str(len(content))]
