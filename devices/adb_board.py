@@ -161,6 +161,18 @@ class AdbBoard:
         with scratch_folder() as folder:
             return [self._persist(partial(self._output, given, folder)) for given in inputs]
 
+    def condition(self) -> dict[str, str]:
+        """What phone this is, how it is now, and which benchmark_model it runs. Raises DeviceError when it has none."""
+        state = self._persist(self._state)
+        pinned = self._pinned(state)
+        tool = self._persist(self._install_tool)
+        return (
+            self._persist(self._facts)
+            | {"benchmark_model": tool.digest}
+            | describe(state, pinned, "now")
+            | _warned(warnings_of(state, state, pinned))
+        )
+
     def close(self) -> None:
         """Remove what was copied to the phone and let go of it."""
         if self._folders:

@@ -37,8 +37,10 @@ from devices.adb_board import AdbBoard, PhoneOptions
 from devices.board import Board
 from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
+from devices.flashing import Flasher, flasher_for, tools
 from devices.locks import port_identity
-from devices.profile import DEFAULT_DEVICE, device_names, load_profile
+from devices.ports import BAUD, Levels, ResetMode, find_port
+from devices.profile import DEFAULT_DEVICE, DeviceProfile, device_names, load_profile
 from devices.serial_board import SerialBoard
 
 DEFAULT_PHONE = "android"
@@ -68,6 +70,12 @@ class BoardEntry(BaseModel):
     serial: str | None = Field(default=None, min_length=1)
     """Its port: a ``by-id`` path, its USB serial number, ``COM3``, ``socket://…`` or ``rfc2217://…``."""
     baud: PositiveInt | None = None
+    """The speed to change to once the board answers at 115,200; it stays there where it cannot."""
+    reset: ResetMode | None = None
+    """How to make it start again when it does not answer."""
+    dtr: bool | None = None
+    """False for a board that does not run with DTR on; likewise ``rts``."""
+    rts: bool | None = None
     probe_id: str | None = Field(default=None, min_length=1)
     runner: str | None = Field(default=None, min_length=1)
     """The tool that writes its flash; by default the first of its profile's that is installed."""
@@ -123,6 +131,9 @@ class BoardEntry(BaseModel):
 
 _BELONGS_TO = {
     "baud": "serial",
+    "reset": "serial",
+    "dtr": "serial",
+    "rts": "serial",
     "probe_id": "serial",
     "runner": "serial",
     "core_mask": "adb",
@@ -195,7 +206,8 @@ def resolve_board(spec: str, device: str | None = None) -> Board:
     if spec == "emulator":
         return EmulatedBoard(load_profile(device or DEFAULT_DEVICE))
     if kind == "serial" and argument:
-        return SerialBoard(argument, load_profile(device or DEFAULT_DEVICE))
+        profile = load_profile(device or DEFAULT_DEVICE)
+        return SerialBoard(argument, profile, flasher=_flasher(profile, argument, None, None))
     if kind == "adb":
         return AdbBoard(argument, load_profile(device or DEFAULT_PHONE))
     return _lab_board(find_entry(spec), device)
@@ -247,6 +259,29 @@ def open_boards(specs: Sequence[str], device: str | None = None) -> Iterator[Ope
         yield OpenBoards(platform, tuple(boards), tuple(left_out))
 
 
+def flasher_of(profile: DeviceProfile, entry: BoardEntry) -> Flasher | None:
+    """What writes to a board on a serial port, if that is certain: the lab says so, or it writes through the port.
+
+    Otherwise None, and the board says how to write to it: whatever probe is plugged in may be on another board. Raises
+    DeviceError when what the lab says does not fit the part or is not installed.
+    """
+    assert entry.serial is not None
+    return _flasher(profile, entry.serial, entry.runner, entry.probe_id)
+
+
+def path_of_port(spec: str) -> str:
+    """The path of a board's port; of one that is not plugged in, what the lab calls it."""
+    try:
+        return find_port(spec)
+    except DeviceError:
+        return spec
+
+
+def probe_number(probe_id: str) -> str:
+    """A probe's id in one spelling: tools differ in case and in leading zeros."""
+    return probe_id.lower().lstrip("0")
+
+
 def platform_of(spec: str, device: str | None = None) -> str:
     """The device profile of a board: the one that is given, else what ``boards.toml`` says, else the default."""
     if device is not None:
@@ -277,7 +312,25 @@ def _lab_board(entry: BoardEntry, device: str | None) -> Board:
         return AdbBoard(entry.adb, profile, entry.id, options=_phone_options(entry))
     if entry.serial is None:
         raise DeviceError(f"the board '{entry.id}' has no serial port in {path}; add its serial = \"…\"")
-    return SerialBoard(entry.serial, profile, entry.id)
+    return SerialBoard(
+        entry.serial,
+        profile,
+        entry.id,
+        flasher=flasher_of(profile, entry),
+        baud=entry.baud or BAUD,
+        reset=entry.reset or ResetMode.NONE,
+        levels=Levels(dtr=entry.dtr is not False, rts=entry.rts is not False),
+    )
+
+
+def _flasher(profile: DeviceProfile, port: str, runner: str | None, probe_id: str | None) -> Flasher | None:
+    if runner is None and probe_id is None:
+        runners = () if profile.flashing is None else profile.flashing.runners
+        installed = (name for name in runners if tools()[name].executable() is not None)
+        runner = next((name for name in installed if tools()[name].probe == "port"), None)
+        if runner is None:
+            return None
+    return flasher_for(profile, runner, probe_id, find_port(port))
 
 
 def _phone_options(entry: BoardEntry) -> PhoneOptions:
@@ -333,15 +386,10 @@ def _reason(raw: dict[str, Any], detail: Any) -> str:
     return f"{'.'.join(map(str, where))}: {message}"
 
 
-def _probe_number(entry: BoardEntry) -> str | None:
-    """Tools differ in case and in leading zeros."""
-    return None if entry.probe_id is None else entry.probe_id.lower().lstrip("0")
-
-
 _UNIQUE: dict[str, Callable[[BoardEntry], str | None]] = {
     "id": lambda entry: entry.id,
-    "serial": lambda entry: None if entry.serial is None else port_identity(entry.serial),
-    "probe_id": _probe_number,
+    "serial": lambda entry: None if entry.serial is None else port_identity(path_of_port(entry.serial)),
+    "probe_id": lambda entry: None if entry.probe_id is None else probe_number(entry.probe_id),
     "adb": lambda entry: entry.adb,
 }
 """What two boards cannot have in common."""
