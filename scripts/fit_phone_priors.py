@@ -36,18 +36,23 @@ _HOLD_BACK = 1.5
 _ROUNDS = 30
 
 
-def shares(table: LatencyTable, phone: str) -> Floats:
-    """Each term's share of the mean latency on a phone, if every branch runs."""
-    work = table.amounts[0] / table.amounts[0].mean(axis=0)
-    measured = np.array(table.latencies_ms[phone])
+def robust_costs(work: Floats, measured: Floats) -> Floats:
+    """What one of each column of ``work`` (networks, terms) costs: relative errors are least, outliers held back."""
     weights = np.ones(len(measured))
     for _ in range(_ROUNDS):
         costs, _ = nnls(work * (weights / measured)[:, None], weights)
         errors = 1 - work @ costs / measured
         typical = 1.4826 * np.median(np.abs(errors))
         weights = 1 / np.sqrt(1 + (errors / (_HOLD_BACK * typical)) ** 2)
-    found: Floats = costs / costs.sum()
+    found: Floats = costs
     return found
+
+
+def shares(table: LatencyTable, phone: str) -> Floats:
+    """Each term's share of the mean latency on a phone, if every branch runs."""
+    work = table.amounts[0] / table.amounts[0].mean(axis=0)
+    costs = robust_costs(work, np.array(table.latencies_ms[phone]))
+    return costs / costs.sum()
 
 
 def typical_costs_ms(table: LatencyTable, phones: Sequence[str], space: PublishedSpace) -> dict[str, float]:

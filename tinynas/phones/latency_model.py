@@ -107,9 +107,9 @@ def prior_costs_ms(space: PublishedSpace) -> dict[str, float]:
     return {term: float(costs[term]) for term in TERMS[space]}
 
 
-def typical_phone(space: PublishedSpace, step_ms: float) -> LatencyModel:
-    """The model of a phone before anything has been measured on it."""
-    costs = prior_costs_ms(space)
+def typical_phone(space: PublishedSpace, step_ms: float, prior_ms: dict[str, float] | None = None) -> LatencyModel:
+    """The model of a phone before anything has been measured on it; ``prior_ms`` stands in for the prior's costs."""
+    costs = prior_ms or prior_costs_ms(space)
     unit = np.array(list(costs.values()))
     covariance = costs_covariance(len(unit), _DEPARTURES[-1]) * np.outer(unit, unit)
     return LatencyModel(
