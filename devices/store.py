@@ -63,7 +63,9 @@ _VERSION_1_COLUMNS = (
     "instructions, runs, layer_cycles, layer_features, sram_bytes, flash_bytes, code_bytes"
 )
 _BESIDE_TABLE = (
-    "CREATE INDEX measurements_by_device ON measurements (device, model_hash)",
+    "CREATE INDEX measurements_by_device ON measurements (device)",
+    "CREATE INDEX measurements_by_model ON measurements (model_hash)",
+    "CREATE INDEX measurements_by_file ON measurements (model_sha256)",
     "CREATE TRIGGER measurements_never_change BEFORE UPDATE ON measurements "
     "BEGIN SELECT RAISE(ABORT, 'measurements are never changed'); END",
     "CREATE TRIGGER measurements_never_go BEFORE DELETE ON measurements "
@@ -278,13 +280,14 @@ class MeasurementStore:
         A model is the same when its file is, or else when the compiler made the same of it.
         """
         rows = self._rows(
-            "SELECT * FROM measurements WHERE id < :id AND device = :device AND board_kind = :kind "
-            "AND (model_hash = :hash OR (model_sha256 != '' AND model_sha256 = :sha256)) ORDER BY id DESC LIMIT :some",
+            # The unary plus keeps SQLite from going through all rows of the device.
+            "SELECT * FROM measurements WHERE id < :id AND +device = :device AND +board_kind = :kind "
+            "AND (model_hash = :hash OR model_sha256 = :sha256) ORDER BY +id DESC LIMIT :some",
             id=later.id,
             device=later.measurement.device,
             kind=later.provenance.board_kind,
             hash=later.measurement.model_id,
-            sha256=later.provenance.model_sha256,
+            sha256=later.provenance.model_sha256 or None,
             some=_LOOK_BACK,
         )
         return next(self._readable(rows, on_unreadable), None)

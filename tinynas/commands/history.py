@@ -16,7 +16,7 @@ from typing import Any
 
 from devices.store import MeasurementStore, OnUnreadable, Selection, StoredMeasurement
 from tinynas import output
-from tinynas.commands.repetitions import statistics_of
+from tinynas.commands.repetitions import interval_of, statistics_of
 from tinynas.errors import SearchError
 from tinynas.files import write_atomically
 from tinynas.junit import TestCase, junit_report
@@ -29,6 +29,8 @@ _ID = re.compile(r"#?(\d{1,15})")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """How a cell begins that a spreadsheet may take for a formula (OWASP, CSV injection)."""
 _SHORT_HASH = 8
+_IN_FULL = ("latencies_ms", "layer_cycles", "layer_features", "operators")
+"""What is told of a measurement that was asked for by its id, and written to files, but not listed."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,9 @@ def history(
     store = MeasurementStore()
     unreadable: list[str] = []
     found, in_full = _find(store, what, wanted, unreadable.append)
-    entries = [_entry(store, stored, limits, unreadable.append, in_full=in_full) for stored in found]
+    entries = [_entry(store, stored, limits, unreadable.append) for stored in found]
     if csv_path is not None:
-        full = entries if in_full else [_entry(store, s, limits, unreadable.append, in_full=True) for s in found]
-        write_atomically(csv_path, _csv(full))
+        write_atomically(csv_path, _csv(entries))
     if junit_path is not None:
         write_atomically(junit_path, junit_report(_test_cases(entries, limits)))
     unreadable = list(dict.fromkeys(unreadable))
@@ -66,6 +67,8 @@ def history(
         output.say(f"left out: {sentence}")
     if not found:
         output.say(f"no measurement in {store.path} is like that")
+    if not in_full:
+        entries = [{key: value for key, value in entry.items() if key not in _IN_FULL} for entry in entries]
     return {"store": str(store.path), "measurements": entries, "in_full": in_full, "unreadable": unreadable}
 
 
@@ -105,7 +108,7 @@ def comparison(
     if before is None:
         return None
     ratio = stored.measurement.latency_ms / before.measurement.latency_ms
-    now_ms, then_ms = statistics_of(stored)["interval_ms"], statistics_of(before)["interval_ms"]
+    now_ms, then_ms = interval_of(stored), interval_of(before)
     overlaps = now_ms is not None and then_ms is not None and now_ms[0] <= then_ms[1]
     return {
         "measurement_id": before.id,
@@ -133,11 +136,11 @@ def _find(
 
 
 def _entry(
-    store: MeasurementStore, stored: StoredMeasurement, limits: Limits, on_unreadable: OnUnreadable, *, in_full: bool
+    store: MeasurementStore, stored: StoredMeasurement, limits: Limits, on_unreadable: OnUnreadable
 ) -> dict[str, Any]:
     measurement, origin = stored.measurement, stored.provenance
     percent = REGRESSION_PERCENT if limits.max_regression_percent is None else limits.max_regression_percent
-    entry: dict[str, Any] = {
+    return {
         "id": stored.id,
         "created_at": stored.created_at,
         "model": stored.model_name,
@@ -169,15 +172,11 @@ def _entry(
         "command": shlex.join(origin.command),
         "folder": origin.folder,
         "note": origin.note,
+        "latencies_ms": list(measurement.latencies_ms),
+        "layer_cycles": list(measurement.layer_cycles),
+        "layer_features": [dict(features) for features in stored.layer_features],
+        "operators": [asdict(operator) for operator in measurement.operators],
     }
-    if in_full:
-        entry |= {
-            "latencies_ms": list(measurement.latencies_ms),
-            "layer_cycles": list(measurement.layer_cycles),
-            "layer_features": [dict(features) for features in stored.layer_features],
-            "operators": [asdict(operator) for operator in measurement.operators],
-        }
-    return entry
 
 
 def _csv(entries: Sequence[dict[str, Any]]) -> str:
@@ -283,7 +282,7 @@ def _test_cases(entries: Sequence[dict[str, Any]], limits: Limits) -> list[TestC
 
 def _test_case(entry: dict[str, Any], name: str, limits: Limits) -> TestCase:
     flat = _flat(entry)
-    left_out = {"layer_cycles", "layer_features", "latencies_ms", "operators", "warnings", "conditions", "versions"}
+    left_out = {*_IN_FULL, "warnings", "conditions", "versions"}
     properties = {key: str(value) for key, value in flat.items() if key not in left_out and value not in (None, "")}
     for group in ("conditions", "versions"):
         properties |= {f"{group}.{key}": value for key, value in entry[group].items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from devices.statistics import RepeatPolicy, Summary, summarize
+from devices.statistics import DEFAULT, RepeatPolicy, Summary, median_interval, summarize
 from devices.store import StoredMeasurement
 
 _EXACT = RepeatPolicy(at_least=1)
@@ -14,10 +14,20 @@ _EXACT = RepeatPolicy(at_least=1)
 
 def summary_of(stored: StoredMeasurement) -> Summary | None:
     """The repetitions summed up, in milliseconds; None when they were not recorded."""
+    latencies_ms, policy = _repetitions(stored)
+    return summarize(latencies_ms, policy) if latencies_ms else None
+
+
+def interval_of(stored: StoredMeasurement) -> tuple[float, float] | None:
+    """The confidence interval of the latency, in milliseconds, where the repetitions give one."""
+    return median_interval(*_repetitions(stored))
+
+
+def _repetitions(stored: StoredMeasurement) -> tuple[tuple[float, ...], RepeatPolicy]:
     measurement = stored.measurement
     if stored.provenance.board_kind == "emulated":
-        return summarize(measurement.latencies_ms or (measurement.latency_ms,), _EXACT)
-    return summarize(measurement.latencies_ms) if measurement.latencies_ms else None
+        return measurement.latencies_ms or (measurement.latency_ms,), _EXACT
+    return measurement.latencies_ms, DEFAULT
 
 
 def statistics_of(stored: StoredMeasurement) -> dict[str, Any]:
