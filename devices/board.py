@@ -84,7 +84,10 @@ class Measurement:
     operators: tuple[OperatorTime, ...] = ()
     """On a phone, in place of ``layer_cycles``."""
     conditions: Mapping[str, str] = field(default_factory=dict)
-    """What else it takes to repeat the measurement: port, probe, baud, flasher, core mask, threads, temperature, …"""
+    """What else it takes to repeat the measurement: port, probe, baud, flasher, core mask, threads, temperature, …
+
+    ``warnings`` are the board's own doubts about it.
+    """
 
     @classmethod
     def of_image(

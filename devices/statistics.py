@@ -302,8 +302,9 @@ def _step(series: NDArray[np.float64]) -> _Step | None:
 
 def _precision_warning(count: int, half_width: float | None, policy: RepeatPolicy) -> str | None:
     if half_width is None:
+        timings = "timing tells" if count == 1 else "timings tell"
         return (
-            f"{_runs(count)} tell too little for a {policy.confidence:.0%} interval of the median; measure with more "
+            f"{count} {timings} too little for a {policy.confidence:.0%} interval of the median; measure with more "
             "--runs, or without --runs until the median is known"
         )
     if count >= policy.at_least and half_width <= policy.half_width:

@@ -61,7 +61,7 @@ def test_fewer_than_six_values_have_no_interval_of_95_percent() -> None:
     assert median_interval([1.0, 1.1, 1.2, 1.3, 1.4, 1.5]) == (1.0, 1.5)
     found = summarize([1.0, 1.001, 1.0])
     assert (found.low, found.high, found.half_width, found.is_steady) == (None, None, None, False)
-    assert any("3 runs tell too little" in warning for warning in found.warnings)
+    assert any("3 timings tell too little" in warning for warning in found.warnings)
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)

@@ -161,7 +161,7 @@ def test_one_in_full(tinynas: Tinynas, store: MeasurementStore) -> None:
         cycles=None,
         layer_cycles=(),
         operators=(OperatorTime("conv_1", "CONV_2D", 9.5),),
-        conditions={"core mask": "f0"},
+        conditions={"core mask": "f0", "warnings": "the battery is low; charge it"},
     )
     identifier = store.add(phone, "toy", provenance=replace(REAL, board_kind="adb", note="on the window-sill"))
     (found,) = tinynas("history", identifier, "--json").json["measurements"]
@@ -173,6 +173,7 @@ def test_one_in_full(tinynas: Tinynas, store: MeasurementStore) -> None:
         assert text in answer.out
     assert "warning: after 7 runs the median is known within ±" in answer.err
     assert "3.10 times the median" in answer.err
+    assert "warning: the battery is low; charge it" in answer.err
 
 
 def test_an_id_that_is_none(tinynas: Tinynas, store: MeasurementStore) -> None:

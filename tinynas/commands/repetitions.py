@@ -33,6 +33,8 @@ def _repetitions(stored: StoredMeasurement) -> tuple[tuple[float, ...], RepeatPo
 def statistics_of(stored: StoredMeasurement) -> dict[str, Any]:
     """The summary under the names that the command line has for it; what was not recorded is None."""
     summary = summary_of(stored)
+    of_the_board = stored.measurement.conditions.get("warnings")
+    warnings = [] if of_the_board is None else [of_the_board]
     if summary is None:
         return {
             "count": stored.measurement.runs,
@@ -43,7 +45,7 @@ def statistics_of(stored: StoredMeasurement) -> dict[str, Any]:
             "outliers": [],
             "drift": None,
             "throttled": False,
-            "warnings": [],
+            "warnings": warnings,
         }
     return {
         "count": summary.count,
@@ -54,5 +56,5 @@ def statistics_of(stored: StoredMeasurement) -> dict[str, Any]:
         "outliers": list(summary.outliers),
         "drift": None if summary.drift is None else asdict(summary.drift),
         "throttled": summary.throttled,
-        "warnings": list(summary.warnings),
+        "warnings": [*summary.warnings, *warnings],
     }
