@@ -60,7 +60,10 @@ def scan() -> Scan:
 def entry_of_port(port: PortInfo, entries: Iterable[BoardEntry]) -> BoardEntry | None:
     """The board of the lab that is on a port, however the two are written."""
     for entry in entries:
-        if entry.serial is not None and port_identity(path_of_port(entry.serial)) == port_identity(port.path):
+        if entry.serial is None:
+            continue
+        path = path_of_port(entry.serial)
+        if path in (port.path, port.by_id) or port_identity(path) == port_identity(port.path):
             return entry
     return None
 
@@ -115,11 +118,10 @@ def to_toml(entries: Iterable[BoardEntry]) -> str:
     """The text of ``entries`` for boards.toml; what has to be filled in is told in comments."""
     tables = []
     for entry in entries:
-        values = entry.model_dump(exclude_defaults=True)
-        text = tomli_w.dumps({"board": [values]})
-        if entry.platform == UNKNOWN_PLATFORM:
-            text = text.replace("[[board]]", "[[board]]\n# Set the platform: 'tinynas devices' lists the profiles.", 1)
-        tables.append(text)
+        is_known = entry.platform != UNKNOWN_PLATFORM
+        comment = "" if is_known else "# Set the platform: 'tinynas devices' lists the profiles.\n"
+        # The head by hand: tomli_w writes a short list of tables in one line, to which no table can be added.
+        tables.append(f"[[board]]\n{comment}{tomli_w.dumps(entry.model_dump(exclude_defaults=True))}")
     return "\n".join(tables)
 
 

@@ -357,6 +357,81 @@ def run(options: StudyOptions, device: BoardDevice = None, board: Board = "emula
     _finish(studies.run(options.out, board, settings), as_json, show.run)
 
 
+lab = typer.Typer(
+    help="Find, check and use the boards of a lab.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(lab, name="boards")
+
+
+@lab.command("scan")
+def scan_boards(
+    write: Annotated[bool, typer.Option("--write", help="Add what is not listed yet to boards.toml.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List what is plugged in, and what boards.toml lacks.
+
+    That is serial ports, debug probes and phones. Nothing is opened. Probes are those that the installed tools see.
+    """
+    from tinynas.commands import lab as commands
+    from tinynas.commands import show
+
+    _finish(commands.scan(write), as_json, show.scan)
+
+
+@lab.command("check")
+def check_boards(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Boards of boards.toml; by default all available.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say whether boards can be used, else what to do.
+
+    Each is locked, opened and asked how it is. An emulated board runs a small network; nothing is written to a real
+    one. The exit code is 1 when a board fails.
+    """
+    from tinynas.commands import lab as commands
+    from tinynas.commands import show
+
+    result = commands.check(ids or [])
+    _finish(result, as_json, show.board_states)
+    if not result["ok"]:
+        raise typer.Exit(1)
+
+
+@lab.command("measure")
+def measure_on_boards(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL.tflite...", help="int8 TensorFlow Lite models.")],
+    boards: Annotated[
+        list[str],
+        typer.Option(
+            "--board",
+            help="A board; give it once for each, or platform:DEVICE or fixture:NAME for those of boards.toml.",
+        ),
+    ],
+    device: BoardDevice = None,
+    runs: Annotated[
+        int | None,
+        typer.Option("--runs", min=1, help="Inferences to time; by default until the median is known within 1 %."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure many models on many boards at once.
+
+    The boards are of one platform, and the figures are those of one at a time. What fails on one board is tried on
+    another. Every measurement is kept. The exit code is 1 when a model could not be measured.
+    """
+    from tinynas.commands import lab as commands
+    from tinynas.commands import show
+
+    result = commands.measure(models, boards, device, runs)
+    _finish(result, as_json, show.lab_measurements)
+    if result["measured"] < len(models):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line and exit."""
     for stream in (sys.stdout, sys.stderr):

@@ -327,3 +327,54 @@ def phones(result: dict[str, Any]) -> None:
     say(f"fitted on {result['measured']} networks of {result['networks']:,}, {how}; judged on the others")
     for name, phone in found.items():
         say(f"{name}: {phone['reading']} (probability {phone['reading_probability']:.0%}); {phone['cost_model']}")
+
+
+def scan(result: dict[str, Any]) -> None:
+    """What was found, and what boards.toml would say of it."""
+    if result["ports"]:
+        rows = [(p["by_id"] or p["path"], p["usb_serial"], p["product"], p["board"]) for p in result["ports"]]
+        print_table(("port", "USB serial", "product", "board"), rows)
+    if result["probes"]:
+        rows = [(p["id"], p["chip"], ", ".join(p["runners"]), p["board"]) for p in result["probes"]]
+        print_table(("probe", "chip", "seen by", "board"), rows)
+    if result["phones"]:
+        rows = [(p["serial"], p["state"], p["description"], p["board"]) for p in result["phones"]]
+        print_table(("phone", "state", "what it is", "board"), rows)
+    if not result["ports"] and not result["probes"] and not result["phones"]:
+        print("nothing is plugged in")
+    for note in result["notes"]:
+        say(note)
+    if not result["proposed"]:
+        return
+    print()
+    print(result["toml"], end="")
+    added = "is added to" if result["written"] else "would be added with --write to"
+    say(f"the above {added} {result['boards_file']}")
+
+
+def board_states(result: dict[str, Any]) -> None:
+    """Each board, and what to do where it cannot be used."""
+    rows = []
+    for state in result["boards"]:
+        facts = ", ".join(f"{name} {value}" for name, value in state["facts"].items())
+        advice = "; ".join([*state["problems"], *(f"warning: {warning}" for warning in state["warnings"])])
+        rows.append((state["board"], state["platform"], state["kind"], state["ok"], facts, advice))
+    print_table(("board", "device", "kind", "ok", "what it says", "what to do"), rows)
+
+
+def lab_measurements(result: dict[str, Any]) -> None:
+    """One row for each model."""
+    columns = ("model", "board", "latency ms", "cycles", "SRAM B", "flash B", "failed before")
+    rows = [
+        (
+            row["file"],
+            row["board"],
+            row.get("latency_ms"),
+            row.get("cycles"),
+            row.get("sram_bytes"),
+            row.get("flash_bytes"),
+            row.get("error") or "; ".join(f"on {f['board']}: {f['reason']}" for f in row["failures"]),
+        )
+        for row in result["measurements"]
+    ]
+    print_table(columns, rows)
