@@ -102,7 +102,7 @@ def judged(profile: DeviceProfile, kinds: Sequence[Kind], samples: int, each: in
     """One device's figures."""
     with tempfile.TemporaryDirectory() as folder, resolve_board("emulator", profile.name) as board:
         store = MeasurementStore(Path(folder) / "measurements.sqlite")
-        calibration = calibrate(profile, board, store, samples, seed)
+        calibration = calibrate(profile, [board], store, samples, seed)
         seen = {network.layers for network in calibration.networks}
         judges: list[Judge] = []
         for number, kind in enumerate(kinds):

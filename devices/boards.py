@@ -286,6 +286,8 @@ def platform_of(spec: str, device: str | None = None) -> str:
     """The device profile of a board: the one that is given, else what ``boards.toml`` says, else the default."""
     if device is not None:
         return device
+    if _is_selection(spec):
+        spec = select_boards([spec])[0]
     entry = next((entry for entry in known_boards() if entry.id == spec), None)
     return DEFAULT_DEVICE if entry is None else _known_platform(entry)
 

@@ -22,7 +22,9 @@ from devices.store import Provenance
 
 PACKAGES = ("ai-edge-litert", "tensorflow", "torch", "numpy")
 """Whose versions decide what a model's constants are, or what it is compared with."""
-_KINDS: dict[type, str] = {EmulatedBoard: "emulated", SerialBoard: "serial", AdbBoard: "adb"}
+EMULATED = "emulated"
+"""The kind of a board that counts zero-wait cycles."""
+_KINDS: dict[type, str] = {EmulatedBoard: EMULATED, SerialBoard: "serial", AdbBoard: "adb"}
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _TIMEOUT_S = 30
 
@@ -107,7 +109,7 @@ def _command() -> tuple[str, ...]:
 def _versions(board_kind: str) -> Mapping[str, str]:
     found = {name: installed for name in PACKAGES if (installed := _package_version(name)) is not None}
     found["python"] = platform.python_version()
-    if board_kind == "emulated":
+    if board_kind == EMULATED:
         found["qemu"] = _qemu_version()
     return found
 

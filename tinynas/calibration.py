@@ -11,13 +11,16 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from devices.board import Board
+from devices.lab import share_out
 from devices.profile import DeviceProfile
+from devices.provenance import EMULATED, kind_of
 from devices.store import MeasurementStore, StoredMeasurement
 from export.planner import plan
 from export.synthetic import with_random_weights
@@ -89,14 +92,20 @@ class Calibration:
         return sum(self.spaces.values())
 
 
-def calibrate(profile: DeviceProfile, board: Board, store: MeasurementStore, samples: int, seed: int) -> Calibration:
+def calibrate(
+    profile: DeviceProfile, boards: Sequence[Board], store: MeasurementStore, samples: int, seed: int
+) -> Calibration:
     """Measure up to ``samples`` networks and fit the core's prior to them and to what the store holds of this device.
 
-    Raises SearchError when no network fits the device, DeviceError when the board fails; what was measured until then
-    is in the store, and counts the next time.
+    Several ``boards``, all emulated or all real, measure as many networks at a time. Raises SearchError when no network
+    fits the device, DeviceError when the boards fail; what was measured until then is in the store, and counts the next
+    time.
     """
+    kinds = {kind_of(board) == EMULATED for board in boards}
+    if len(kinds) != 1:
+        raise SearchError("a cost model is of emulated boards or of real ones, whose cycles differ; give one kind")
     model = prior(profile.core)
-    networks, ignored = stored_networks(store.all(profile.name), profile, board.name)
+    networks, ignored = stored_networks(store.all(profile.name), profile, emulated=kinds.pop())
     pool = make_pool(profile, model, samples * _POOL_SHARE, seed, networks)
     uncertainty = Uncertainty(model, [candidate.layers for candidate in pool])
     for network in networks:
@@ -104,12 +113,13 @@ def calibrate(profile: DeviceProfile, board: Board, store: MeasurementStore, sam
     spaces: Counter[str] = Counter()
     with output.progress("measuring") as update:
         while pool and spaces.total() < samples:
-            candidate = pool.pop(uncertainty.largest([candidate.layers for candidate in pool]))
-            graph = with_random_weights(candidate.costs.graph(candidate.architecture))
-            network = measured_network(graph, profile, measure_graph(graph, profile, board, store=store))
-            uncertainty.measured(network)
-            networks.append(network)
-            spaces[candidate.costs.space.name] += 1
+            chosen = uncertainty.choose(pool, min(len(boards), samples - spaces.total()))
+            jobs = [partial(_measure, candidate, profile, store) for candidate in chosen]
+            for candidate, outcome in zip(chosen, share_out(jobs, boards), strict=True):
+                network = outcome.result()
+                uncertainty.measured(network)
+                networks.append(network)
+                spaces[candidate.costs.space.name] += 1
             update(spaces.total(), samples, "networks")
     if not networks:
         raise SearchError(f"no network of any search space fits {profile.name}, so there is nothing to measure")
@@ -124,10 +134,15 @@ def calibrate(profile: DeviceProfile, board: Board, store: MeasurementStore, sam
     )
 
 
+def _measure(candidate: PoolMember, profile: DeviceProfile, store: MeasurementStore, board: Board) -> MeasuredNetwork:
+    graph = with_random_weights(candidate.costs.graph(candidate.architecture))
+    return measured_network(graph, profile, measure_graph(graph, profile, board, store=store))
+
+
 def stored_networks(
-    rows: Iterable[StoredMeasurement], profile: DeviceProfile, board: str
+    rows: Iterable[StoredMeasurement], profile: DeviceProfile, *, emulated: bool
 ) -> tuple[list[MeasuredNetwork], int]:
-    """What ``rows`` say of boards of the same kind as ``board``, emulated or real; and how many rows are unusable.
+    """What ``rows`` say of emulated boards, or of real ones; and how many rows are unusable.
 
     Of a network that was measured several times the last measurement counts. Other kernels, or other features, make a
     row unusable: its cycles are no longer those of the layers that it tells of.
@@ -136,8 +151,7 @@ def stored_networks(
     ignored = 0
     for row in rows:
         measurement = row.measurement
-        emulated = _is_emulated(measurement.board)
-        if emulated != _is_emulated(board) or not row.layer_features:
+        if (row.provenance.board_kind == EMULATED) != emulated or not row.layer_features:
             continue
         layers = tuple(map(LayerFeatures.from_row, row.layer_features))
         known = tuple(layer for layer in layers if layer is not None)
@@ -149,10 +163,6 @@ def stored_networks(
         latency_ms = measurement.latency_ms if counted is None else profile.latency_ms(counted)
         found[known] = MeasuredNetwork.of(known, measurement.layer_cycles, latency_ms, profile)
     return list(found.values()), ignored
-
-
-def _is_emulated(board: str) -> bool:
-    return board.startswith("emulator:")
 
 
 @dataclass(frozen=True)
@@ -226,6 +236,17 @@ class Uncertainty:
                 sums[layer.kernel] = sums.get(layer.kernel, 0.0) + np.array(layer.values)
         variance = sum(float(values @ self._beliefs[kernel].covariance @ values) for kernel, values in sums.items())
         return float(np.sqrt(variance)) / self._model.cycles(layers)
+
+    def choose(self, pool: list[PoolMember], count: int) -> list[PoolMember]:
+        """Take the ``count`` networks from ``pool`` to measure next, each as if the ones before were as predicted."""
+        supposed = copy(self)
+        supposed._beliefs = dict(self._beliefs)
+        chosen: list[PoolMember] = []
+        while pool and len(chosen) < count:
+            chosen.append(pool.pop(supposed.largest([candidate.layers for candidate in pool])))
+            cycles = tuple(self._model.layer_cycles(layer) for layer in chosen[-1].layers)
+            supposed.measured(MeasuredNetwork(chosen[-1].layers, cycles))
+        return chosen
 
     def largest(self, networks: Sequence[tuple[LayerFeatures, ...]]) -> int:
         """Which of ``networks`` the model is least sure of."""

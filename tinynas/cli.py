@@ -219,7 +219,11 @@ def emulate(model: Model, device: Device = DEFAULT_DEVICE, as_json: Json = False
 @app.command()
 def calibrate(
     board: Annotated[
-        str | None, typer.Option("--board", help="emulator, serial:PORT, or a name from boards.toml.")
+        list[str] | None,
+        typer.Option(
+            "--board",
+            help="emulator, serial:PORT, or a name from boards.toml; several, or platform:DEVICE, measure at once.",
+        ),
     ] = None,
     device: BoardDevice = None,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Networks to measure at most.")] = 12,
@@ -261,7 +265,7 @@ def calibrate(
     from tinynas.commands import show
 
     if latencies is not None:
-        if space is None or board is not None or power_trace is not None:
+        if space is None or board or power_trace is not None:
             raise typer.BadParameter("--latencies needs --space, and goes with neither --board nor --power-trace")
         from tinynas.commands import latencies as commands
 
@@ -270,7 +274,7 @@ def calibrate(
         return
     if space is not None or at_random:
         raise typer.BadParameter("--space and --random are of the networks of --latencies; give that too")
-    if board is None and power_trace is None:
+    if not board and power_trace is None:
         raise typer.BadParameter(
             "give --board (emulator, serial:PORT, or a name from boards.toml), --power-trace or --latencies"
         )
@@ -278,9 +282,9 @@ def calibrate(
 
     result: dict[str, Any] = {}
     if power_trace is not None:
-        name = boards.device_of(board or "", device)
+        name = boards.device_of(board[0] if board else "", device)
         result |= boards.refine_power(power_trace, name, supply_v, inferences, latency_ms)
-    if board is not None:
+    if board:
         result |= boards.calibrate(board, device, samples, seed)
     _finish(result, as_json, show.calibration)
 

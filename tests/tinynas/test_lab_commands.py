@@ -341,3 +341,20 @@ def free_port() -> int:
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.slow
+def test_calibration_on_many_boards_is_that_on_one(
+    emulator: None, boards_toml: Path, tinynas: Tinynas, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same networks, the same fit; the emulated boards of the lab are emulated to the store, too."""
+    write_boards(boards_toml, "a", "b", "c")
+    answers = []
+    for number, board in enumerate(["emulator", "platform:stm32f405"]):
+        monkeypatch.setenv("TINYNAS_STORE", str(home / f"{number}.sqlite"))
+        answers.append(tinynas("calibrate", "--board", board, "--samples", "6", "--json").json)
+    one, many = answers
+    assert (one.pop("board"), many.pop("board")) == ("emulator:netduinoplus2", "a, b, c")
+    assert one == many
+    again = tinynas("calibrate", "--board", "emulator", "--samples", "2", "--json").json
+    assert again["fitted_on"] == 8

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from devices.boards import known_boards, platform_of, resolve_board
+from devices.boards import known_boards, open_boards, platform_of, resolve_board
 from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
 from devices.measured_power import MeasuredPower, current_profile, keep_measured_power
@@ -161,16 +161,18 @@ def emulate(path: Path, device: str, as_json: bool) -> None:
     raise DeviceError(f"the board {board.name} ended by itself; start it again, or report a bug if that repeats")
 
 
-def calibrate(board_name: str, device: str | None, samples: int, seed: int) -> dict[str, Any]:
+def calibrate(specs: list[str], device: str | None, samples: int, seed: int) -> dict[str, Any]:
     """Measure what the cost model is least sure of, refit it to all that was ever measured, and keep it."""
-    profile = load_profile(device_of(board_name, device))
-    with resolve_board(board_name, profile.name) as board:
-        result = run_calibration(profile, board, MeasurementStore(), samples, seed)
-        name = board.name
+    with open_boards(specs, device) as opened:
+        for reason in opened.left_out:
+            output.say(f"left out: {reason}")
+        profile = load_profile(opened.platform)
+        result = run_calibration(profile, opened.boards, MeasurementStore(), samples, seed)
+        names = [board.name for board in opened.boards]
     path = calibrated_path(profile.name)
     result.model.save(path)
     return {
-        "board": name,
+        "board": ", ".join(names),
         "device": profile.name,
         "measured": result.measured,
         "spaces": result.spaces,
