@@ -258,7 +258,8 @@ class Port:
             port.baudrate = self._baud
             # Never changed while it is open: behind rfc2217:// every change is negotiated anew.
             port.timeout = READ_WAIT_S
-            port.write_timeout = WRITE_TIMEOUT_S
+            if not path.lower().startswith("rfc2217://"):  # where pyserial knows of no such thing
+                port.write_timeout = WRITE_TIMEOUT_S
             # Before it is open, or a board that is reset by these lines gets a pulse more than it has to.
             port.dtr = self._levels.dtr
             port.rts = self._levels.rts

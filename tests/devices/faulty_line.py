@@ -95,14 +95,16 @@ class Faults:
 class FaultyLine:
     """Serves ``path``, a symbolic link to the terminal of the moment, until it is closed."""
 
-    def __init__(self, board: BoardEnd, path: Path, faults: Faults, seed: int, *, has_speed: bool = False) -> None:
-        """With ``has_speed``, only rubbish arrives while the two ends have different speeds."""
+    def __init__(
+        self, board: BoardEnd, path: Path, faults: Faults, seed: int, *, fastest_baud: int | None = None
+    ) -> None:
+        """With ``fastest_baud``, only rubbish arrives at more than that, or while the two ends differ in speed."""
         self.injected: Counter[str] = Counter()
         self.faults = faults
         self._board = board
         self._path = path
         self._rng = random.Random(seed)
-        self._has_speed = has_speed
+        self._fastest_baud = fastest_baud
         self._queues: dict[str, deque[tuple[float, bytes]]] = {"host": deque(), "board": deque()}
         self._wake, self._waker = os.pipe()
         self._connect()
@@ -163,7 +165,7 @@ class FaultyLine:
         return True
 
     def _send(self, target: str, data: bytes) -> None:
-        if self._has_speed and SPEEDS.get(termios.tcgetattr(self._slave)[4]) != self._board.baud:
+        if not self._speeds_agree():
             data = self._rng.randbytes(len(data))
         if target == "board":
             self._board.write(data)
@@ -174,6 +176,12 @@ class FaultyLine:
             if not writable:
                 return
             data = data[os.write(self._master, data) :]
+
+    def _speeds_agree(self) -> bool:
+        if self._fastest_baud is None:
+            return True
+        baud = SPEEDS.get(termios.tcgetattr(self._slave)[4])
+        return baud == self._board.baud and baud <= self._fastest_baud
 
     def _take(self, target: str, data: bytes) -> None:
         """A chunk on its way to ``target``, and what befalls it."""

@@ -13,6 +13,7 @@ from devices.firmware import SOURCE_DIR
 from tests.devices.toy_models import need, write_model
 
 LIVE_INPUT_BYTES = 96
+LIVE_MODEL_ID = "0123456789abcdef"
 BAUDS = (115_200, 230_400, 921_600)
 
 _BEFORE = '#include "live_board.h"\n\nstatic uint32_t hash;\n'
@@ -47,14 +48,14 @@ def _hash(data: bytes) -> int:
     return value
 
 
-def build_live_board(folder: Path, free_bytes: int = 4096, model_id: str = "0123456789abcdef") -> Path:
+def build_live_board(folder: Path, free_bytes: int = 4096, model_id: str = LIVE_MODEL_ID) -> Path:
     """Compile it; without ``free_bytes`` for a copy of the input, an input serves one inference."""
     need("cc")
     model = write_model(
         folder / "model", _LAYERS, arena_bytes=LIVE_INPUT_BYTES, input_bytes=LIVE_INPUT_BYTES, before=_BEFORE
     )
     header = model / "model.h"
-    header.write_text(header.read_text().replace("0123456789abcdef", model_id))
+    header.write_text(header.read_text().replace(LIVE_MODEL_ID, model_id))
     here = Path(__file__).parent
     sources = [SOURCE_DIR / "harness" / name for name in ("protocol.c", "model_info.c")]
     sources += [model / "model.c", here / "live_board.c"]
@@ -110,6 +111,11 @@ class LiveBoard:
     def freeze(self, frozen: bool) -> None:
         """Stop it where it is, or let it go on."""
         self._process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+
+    def install(self, program: Path) -> None:
+        """Write another program to its flash, and start that."""
+        self._program = program
+        self.restart()
 
     def restart(self) -> None:
         """Cut its power for a moment."""
