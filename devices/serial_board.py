@@ -88,6 +88,10 @@ class SerialBoard:
         Raises DeviceError, without a flasher with how to write it.
         """
         firmware = firmware_of(image, self.name)
+        if firmware.device != self._profile.name:
+            raise DeviceError(
+                f"the image was built for {firmware.device}, not for {self._profile.name}; build it again"
+            )
         try:
             self._session.sync()
             self._session.require_model(firmware.model_id)

@@ -16,6 +16,14 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--board",
+        metavar="NAME",
+        help="run the hardware-in-the-loop tests on this board, as after tinynas measure --board; else on the emulator",
+    )
+
+
 @pytest.fixture(scope="session")
 def references() -> Path:
     """The folder of reference models and published latencies: $TINYNAS_REFERENCES, else the repository's ../shared."""
