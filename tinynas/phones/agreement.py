@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,15 +29,11 @@ def agreement(predicted: Floats, intervals: tuple[Floats, Floats], measured: Flo
     """Compare predictions with measurements, in any unit; all are of the same length."""
     errors = np.abs(predicted - measured) / measured
     low, high = intervals
+    ranked = np.ptp(predicted) > 0 and np.ptp(measured) > 0
     return Agreement(
-        spearman=_or_zero(spearmanr(predicted, measured).statistic),
-        kendall_tau=_or_zero(kendalltau(predicted, measured).statistic),
+        spearman=float(spearmanr(predicted, measured).statistic) if ranked else 0.0,
+        kendall_tau=float(kendalltau(predicted, measured).statistic) if ranked else 0.0,
         within_10_percent=float(np.mean(errors <= 0.1)),
         mape=100 * float(np.mean(errors)),
         interval_coverage=float(np.mean((low <= measured) & (measured <= high))),
     )
-
-
-def _or_zero(correlation: float) -> float:
-    """Scipy's correlation is not a number where all values of one side are equal."""
-    return 0.0 if math.isnan(correlation) else float(correlation)

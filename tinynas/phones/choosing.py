@@ -30,7 +30,7 @@ def choose(
 ) -> Rows:
     """Rows of the networks to measure, ``samples`` of those in ``amounts`` (readings, networks, terms).
 
-    One after the other, each the one of a thousand random candidates that most lowers the mean variance of the
+    One after the other, each the one of up to a thousand random candidates that most lowers the mean variance of the
     predictions, relative to them (I-optimal design). The space's readings take turns, so that the measurements can tell
     which is right. No latency is looked at. ``prior_ms`` stands in for the costs on a typical phone.
     """
@@ -38,10 +38,12 @@ def choose(
     work = amounts[:, rows] * np.array(list((prior_ms or prior_costs_ms(space)).values()))
     relative = work / work.sum(axis=2, keepdims=True)
     covariances = [costs_covariance(work.shape[2], _DEPARTURE)] * len(work)
+    # Half of a small table: the seed has to make a difference there too.
+    among = max(_DESIGNED, min(_CANDIDATES, len(rows) // 2))
     chosen: list[int] = []
     for turn in range(min(samples, _DESIGNED)):
         judging = turn % len(work)
-        candidates, judges = relative[judging, :_CANDIDATES], relative[judging, -_JUDGED_BY:]
+        candidates, judges = relative[judging, :among], relative[judging, -_JUDGED_BY:]
         shared = candidates @ covariances[judging]
         gains = ((shared @ judges.T) ** 2).sum(axis=1) / _variances(shared, candidates)
         gains[chosen] = -1

@@ -3,9 +3,9 @@
 A latency is a weighted sum of what the network does (see `spaces`), and no weight is negative. What is known before
 anything has been measured is what the terms cost in proportion to each other on phones that others have measured;
 `priors.toml` holds that, and says of whom. A new phone's costs are those, times a factor that all terms share (how fast
-the phone is), times a departure of each term's own. How far phones depart is not known beforehand: the fit is made for
-several strengths of the prior, and for each reading of what the runtime does, and what the measurements make likely
-counts.
+the phone is), times a departure of each term's own. How far a phone departs, how noisy it is and what its runtime makes
+of a network (`READINGS`) is not known beforehand: the fit is made for each combination, and those count that the
+measurements make likely.
 
 Errors are relative, and of a few measurements large (a phone that is busy or hot takes half as long again): they are
 taken to be Student-t distributed, so that outliers count little, on top of the rounding of what was written down.
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -40,8 +41,9 @@ _SHARED_DEPARTURE = 0.3
 """The same of the factor that all terms share, around the one that a median of the measurements gives."""
 
 _DEGREES_OF_FREEDOM = 4.0
-_USUAL_ERROR, _USUAL_ERROR_WEIGHT = 0.1, 4.0
-"""The relative error to expect of a measurement, and as how many measurements that counts."""
+_USUAL_ERRORS, _USUAL_ERROR_WEIGHT = (0.02, 0.1), 8.0
+"""The relative errors to expect of a phone's measurements, if it is quiet and if it is not, which are equally likely at
+first; and as how many measurements that counts."""
 
 _OTHER_READINGS = 0.1
 """How likely the other readings of a space are together, before anything has been measured."""
@@ -118,7 +120,7 @@ def typical_phone(space: PublishedSpace, step_ms: float, prior_ms: dict[str, flo
         reading_probability=_odds(len(READINGS[space]))[0],
         costs_ms=costs,
         covariance=tuple(map(tuple, covariance.tolist())),
-        relative_error=_USUAL_ERROR,
+        relative_error=_USUAL_ERRORS[-1],
         step_ms=step_ms,
         source="a typical phone",
     )
@@ -142,9 +144,9 @@ def fit(
     units = [float(np.median(measured / (work @ prior))) * prior for work in amounts]
     odds = _odds(len(amounts))
     fits = [
-        _fit(reading, amounts[reading] * unit, measured, departure, _rounding_variance(step_ms))
+        _fit(reading, amounts[reading] * unit, measured, departure, usual_error, _rounding_variance(step_ms))
         for reading, unit in enumerate(units)
-        for departure in _DEPARTURES
+        for departure, usual_error in product(_DEPARTURES, _USUAL_ERRORS)
     ]
     evidence = np.array([f.log_evidence + math.log(odds[f.reading]) for f in fits])
     likely = np.exp(evidence - evidence.max())
@@ -174,7 +176,7 @@ def _odds(readings: int) -> list[float]:
     return [1 - _OTHER_READINGS, *[_OTHER_READINGS / others] * others] if others else [1.0]
 
 
-def _fit(reading: int, work: Floats, measured: Floats, departure: float, rounding: float) -> _Fit:
+def _fit(reading: int, work: Floats, measured: Floats, departure: float, usual_error: float, rounding: float) -> _Fit:
     """The likeliest multipliers, all about 1 beforehand: iteratively re-weighted non-negative least squares.
 
     Errors are relative to what was measured: those above are the larger ones, and divided so they stay within reach.
@@ -185,7 +187,7 @@ def _fit(reading: int, work: Floats, measured: Floats, departure: float, roundin
     relative = work / measured[:, None]
     rounded = rounding / measured**2
     degrees = _DEGREES_OF_FREEDOM
-    multipliers, variance = np.ones(terms), _USUAL_ERROR**2
+    multipliers, variance = np.ones(terms), usual_error**2
     for _ in range(_ROUNDS):
         spread = variance + rounded
         errors = 1 - relative @ multipliers
@@ -197,13 +199,13 @@ def _fit(reading: int, work: Floats, measured: Floats, departure: float, roundin
         errors = 1 - relative @ multipliers
         weights = (degrees + 1) / (degrees + errors**2 / spread)
         seen = float(weights @ errors**2)
-        variance = (seen + _USUAL_ERROR_WEIGHT * _USUAL_ERROR**2) / (len(measured) + _USUAL_ERROR_WEIGHT)
+        variance = (seen + _USUAL_ERROR_WEIGHT * usual_error**2) / (len(measured) + _USUAL_ERROR_WEIGHT)
         if np.abs(multipliers - before).max() < _SETTLED:
             break
     departed = multipliers - 1
     log_posterior = (
         _log_likelihood(errors, variance + rounded)
-        - _USUAL_ERROR_WEIGHT / 2 * (math.log(variance) + _USUAL_ERROR**2 / variance)
+        - _USUAL_ERROR_WEIGHT / 2 * (math.log(variance / usual_error**2) + usual_error**2 / variance)
         - departed @ precision @ departed / 2
     )
     evidence = log_posterior + (np.linalg.slogdet(precision)[1] - np.linalg.slogdet(information)[1]) / 2
