@@ -37,7 +37,7 @@ from devices.adb_board import AdbBoard, PhoneOptions
 from devices.board import Board
 from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
-from devices.flashing import Flasher, flasher_for, tools
+from devices.flashing import Flasher, flasher_for, probe_number, tools
 from devices.locks import port_identity
 from devices.ports import BAUD, Levels, ResetMode, find_port
 from devices.profile import DEFAULT_DEVICE, DeviceProfile, device_names, load_profile
@@ -275,11 +275,6 @@ def path_of_port(spec: str) -> str:
         return find_port(spec)
     except DeviceError:
         return spec
-
-
-def probe_number(probe_id: str) -> str:
-    """A probe's id in one spelling: tools differ in case and in leading zeros."""
-    return probe_id.lower().lstrip("0")
 
 
 def platform_of(spec: str, device: str | None = None) -> str:

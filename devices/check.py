@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from devices.adb_board import AdbBoard
-from devices.boards import BoardEntry, flasher_of, path_of_port, probe_number, resolve_board
+from devices.boards import BoardEntry, flasher_of, path_of_port, resolve_board
 from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
 from devices.firmware import FirmwareImage
+from devices.flashing import probe_number
 from devices.ports import port_info
 from devices.profile import DeviceProfile, load_profile
 from devices.protocol import ForeignFirmwareError, NoAnswerError

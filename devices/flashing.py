@@ -9,7 +9,6 @@ import hashlib
 import re
 import shutil
 import subprocess
-import tempfile
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from devices.firmware import CROSS, INSTALL_COMPILER, FirmwareImage
 from devices.ports import find_port, list_ports
 from devices.processes import Finished, run_tool
 from devices.profile import DeviceProfile, Flashing
+from devices.scratch import scratch_folder
 from devices.uf2 import PAYLOAD_BYTES, read_uf2, write_uf2
 from devices.usb import UsbDevice, usb_devices
 from devices.usb_drive import find_drive, write_to_drive
@@ -191,8 +191,8 @@ class Flasher:
         Empty as well for a tool that can list none. Raises FlashError when listing fails.
         """
         if self.tool.list:
-            with tempfile.TemporaryDirectory(prefix="tinynas-flash-") as name:
-                return self._list(Path(name))
+            with scratch_folder() as folder:
+                return self._list(folder)
         return tuple(
             Probe(device.serial, adapter=adapter)
             for device in usb_devices()
@@ -209,8 +209,7 @@ class Flasher:
         program = self._program(image)
         if self.tool.probe == "drive":
             return self._copy(image, program, running)
-        with tempfile.TemporaryDirectory(prefix="tinynas-flash-") as name:
-            folder = Path(name)
+        with scratch_folder() as folder:
             version = self._version(folder)
             fields = self._fields(program, self._chosen())
             self._stage(folder, program, fields)
@@ -250,7 +249,7 @@ class Flasher:
                 )
             chosen = probes[0] if probes else None
         else:
-            same = [probe for probe in probes if _id(probe.id) == _id(self.probe_id)]
+            same = [probe for probe in probes if probe_number(probe.id) == probe_number(self.probe_id)]
             if len(same) > 1:
                 raise FlashError(
                     f"{len(same)} probes have the id {self.probe_id}; unplug all but the one of the {self.device}"
@@ -376,8 +375,7 @@ class Flasher:
                 "a USB drive cannot be read back, so the board itself has to say which model it runs: give its serial "
                 "port, or choose another runner"
             )
-        with tempfile.TemporaryDirectory(prefix="tinynas-flash-") as name:
-            folder = Path(name)
+        with scratch_folder() as folder:
             (folder / "firmware.bin").write_bytes(program)
             if names["format"] == "hex":
                 _to_hex(folder, self.flashing.address)
@@ -529,7 +527,7 @@ def _ordered(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version.split("-")[0].split("+")[0]))
 
 
-def _id(text: str) -> str:
+def probe_number(text: str) -> str:
     """A serial number as it is compared: tools differ in case, and some fill up with zeros."""
     return text.casefold().lstrip("0")
 

@@ -11,9 +11,9 @@ from typing import TypeVar
 import tomli_w
 
 from devices.adb import AdbDevice, list_devices
-from devices.boards import DEFAULT_PHONE, UNKNOWN_PLATFORM, BoardEntry, path_of_port, probe_number
+from devices.boards import DEFAULT_PHONE, UNKNOWN_PLATFORM, BoardEntry, path_of_port
 from devices.errors import DeviceError
-from devices.flashing import Probe, flasher_for, tools
+from devices.flashing import Probe, flasher_for, probe_number, tools
 from devices.locks import port_identity
 from devices.ports import PortInfo, list_ports
 from devices.profile import DeviceProfile, device_names, load_profile
