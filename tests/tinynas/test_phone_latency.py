@@ -393,7 +393,8 @@ def test_tables_of_spreadsheets_are_read(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "step"), [(["9", "12"], 1), (["9.0", "12.00"], 1), (["9", "12.5"], 0.1), (["9.25", "1"], 0.01)]
+    ("written", "step"),
+    [(["9", "12"], 1), (["9.0", "12.00"], 1), (["9", "12.5"], 0.1), (["9.25", "1"], 0.01), (["120", "2e-3"], 0.001)],
 )
 def test_the_step_that_latencies_were_rounded_to(home: Path, written: list[str], step: float) -> None:
     lines = [f"{text},{value}" for text, value in zip(architectures(CELLS, 2), written, strict=True)]
@@ -425,6 +426,8 @@ FIRST = architectures(CELLS, 1)[0]
                 "0": "'0'",
                 "-3": "'-3'",
                 "9 ms": "'9 ms'",
+                "1e-200": "'1e-200'",
+                "1e200": "'1e200'",
                 "x" * 500: f"'{'x' * 30}'",
             }.items()
         ),

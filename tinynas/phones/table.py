@@ -7,6 +7,7 @@ import hashlib
 import io
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from tinynas.phones.spaces import PublishedSpace, amounts_of
 
 ARCHITECTURE, SUFFIX = "arch", "_ms"
 """The column of architectures, and how the name of a phone's column ends."""
+
+_SHORTEST_MS, _LONGEST_MS = 1e-6, 1e9
+"""A nanosecond, eleven days: nothing that was measured is beyond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +120,18 @@ def _latency(text: str, path: Path, line: int, phone: str) -> str:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value > 0):
+    if not _SHORTEST_MS <= value <= _LONGEST_MS:
         what = f"'{text[:30]}'" if text else "missing"
         raise SearchError(
-            f"'{path}', line {line}: the latency on {phone} is {what}; it has to be a number of milliseconds above "
-            "zero: correct the line or leave it out"
+            f"'{path}', line {line}: the latency on {phone} is {what}; it has to be a number of milliseconds from "
+            f"{_SHORTEST_MS:g} to {_LONGEST_MS:g}: correct the line or leave it out"
         )
     return text
 
 
 def _step(latencies: list[str]) -> float:
     """The value of the last decimal place that any of them uses."""
-    return 10.0 ** -max(len(text.partition(".")[2].rstrip("0")) for text in latencies)
+    return 10.0 ** min(0, *(int(Decimal(text).normalize().as_tuple().exponent) for text in latencies))
 
 
 def _amounts(space: PublishedSpace, text: str, path: Path, line: int) -> tuple[tuple[float, ...], ...]:
