@@ -189,7 +189,7 @@ def _measurement_in_full(m: dict[str, Any]) -> None:
 
 def _latency(m: dict[str, Any]) -> str:
     half_width = m["statistics"]["half_width"]
-    precision = f" ± {half_width:.2%}" if half_width else ""
+    precision = f" ± {100 * half_width:.2g} %" if half_width else ""
     return f"{m['latency_ms']:.4g} ms{precision}"
 
 
