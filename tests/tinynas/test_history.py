@@ -104,7 +104,7 @@ def test_the_newest_come_first_and_all_is_said(tinynas: Tinynas, store: Measurem
     lines = tinynas("history").out.splitlines()
     assert lines[0].split()[:2] == ["id", "time,"]
     assert [line.split()[0] for line in lines[1:]] == ["2", "1"]
-    assert "2 ms ± 0.50%" in lines[1]
+    assert "2 ms ± 0.5 %" in lines[1]
     assert "300,000" in lines[2]
     assert "01234567" in lines[2]
 
