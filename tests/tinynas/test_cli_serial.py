@@ -53,6 +53,6 @@ def test_faults_change_no_figure(line: FaultyLine, spawn: Spawn, model: Path, tm
 @pytest.mark.slow
 def test_hundreds_of_inputs_through_faults(line: FaultyLine, spawn: Spawn, model: Path, tmp_path: Path) -> None:
     line.faults = FAULTS
-    verified = answer(spawn, "verify", model, "--board", f"serial:{tmp_path / 'port'}", "--inputs", "300")
-    assert (verified["identical"], verified["max_abs_diff"]) == (300, 0)
+    verified = answer(spawn, "verify", model, "--board", f"serial:{tmp_path / 'port'}", "--inputs", "150")
+    assert (verified["identical"], verified["max_abs_diff"]) == (150, 0)
     assert line.injected.keys() == FAULTS.rates.keys()
