@@ -11,7 +11,7 @@ every network that was not fitted judges.
   the best of them says what can be known. What their errors are tells why: of something about the networks, the errors
   on two phones would be alike; of a phone that is busy or hot for a while, those of neighbouring rows are.
 
-Usage: python -m benchmarks.phone_latency [--tables FOLDER] [--draws N] [--json]     (three minutes on one core)
+Usage: python -m benchmarks.phone_latency [--tables FOLDER] [--draws N] [--json]     (five minutes on one core)
 """
 
 from __future__ import annotations
