@@ -358,3 +358,30 @@ def test_calibration_on_many_boards_is_that_on_one(
     assert one == many
     again = tinynas("calibrate", "--board", "emulator", "--samples", "2", "--json").json
     assert again["fitted_on"] == 8
+
+
+def test_check_of_a_board_on_a_serial_port(
+    emulator: None, boards_toml: Path, tinynas: Tinynas, spawn: Spawn, model: Path
+) -> None:
+    """Asked over its port, written to never: what it runs, and whether it is the part that the lab says."""
+    process = spawn("emulate", model)
+    assert process.stdout is not None
+    port = process.stdout.readline().strip()
+    entry = '[[board]]\nid = "wired"\nplatform = "{}"\nserial = "{}"\n'
+    boards_toml.parent.mkdir()
+    boards_toml.write_text(entry.format("stm32f405", port))
+    (state,) = tinynas("boards", "check", "--json").json["boards"]
+    assert (state["ok"], state["problems"]) == (True, [])
+    assert state["facts"].items() >= {"port": port, "clock": "168 MHz", "baud": "115200"}.items()
+    model_id = tinynas("measure", model, "--board", "emulator", "--json").json["model_id"]
+    assert model_id in state["facts"]["model"]
+    (warning,) = state["warnings"]
+    assert "nothing is known that writes to it" in warning
+    boards_toml.write_text(entry.format("mps2-an386", port))
+    answer = tinynas("boards", "check", "--json")
+    assert answer.code == 1
+    (problem,) = answer.json["boards"][0]["problems"]
+    assert "runs at 168 MHz, and that of a mps2-an386 at 25 MHz: check its platform" in problem
+    boards_toml.write_text(entry.format("stm32f405", port) + 'runner = "esptool"\n')
+    (problem,) = tinynas("boards", "check", "--json").json["boards"][0]["problems"]
+    assert "'esptool' cannot write to the device stm32f405" in problem
