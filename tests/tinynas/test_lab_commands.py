@@ -20,6 +20,7 @@ from devices.boards import known_boards
 from devices.locks import board_lock
 from devices.ports import PortInfo
 from devices.scratch import PREFIX
+from tests.devices.phone_tools import make_phone, write_benchmark_model
 from tests.devices.toy_models import need
 from tests.tinynas.conftest import Tinynas
 
@@ -385,3 +386,32 @@ def test_check_of_a_board_on_a_serial_port(
     boards_toml.write_text(entry.format("stm32f405", port) + 'runner = "esptool"\n')
     (problem,) = tinynas("boards", "check", "--json").json["boards"][0]["problems"]
     assert "'esptool' cannot write to the device stm32f405" in problem
+
+
+def test_check_of_a_phone(home: Path, boards_toml: Path, tinynas: Tinynas, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the user's own adb: its state, its temperatures, what it runs networks with; a hot one is a warning."""
+    need("adb")
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("TINYNAS_LOCKS", str(home / "locks"))
+    with make_phone(home / "phone") as phone:
+        tool = write_benchmark_model(home / "benchmark_model")
+        boards_toml.parent.mkdir()
+        entry = f'[[board]]\nid = "p"\nplatform = "pixel2"\nadb = "{phone.serial}"\n'
+        boards_toml.write_text(entry)
+        answer = tinynas("boards", "check", "--json")
+        assert answer.code == 1
+        assert "no benchmark_model to run on the phone p" in answer.json["boards"][0]["problems"][0]
+        boards_toml.write_text(entry + f'benchmark_model = "{tool}"\n')
+        (state,) = tinynas("boards", "check", "--json").json["boards"]
+        assert (state["ok"], state["warnings"]) == (True, [])
+        assert state["facts"]["phone"] == "Stand-in 1"
+        assert "41.5" in state["facts"]["temperatures_c_now"]
+        assert len(state["facts"]["benchmark_model"]) == 64
+        (phone.folder / "thermal_status").write_text("3\n")
+        (state,) = tinynas("boards", "check", "--json").json["boards"]
+        assert state["ok"]
+        assert "the phone throttles (thermal status severe)" in state["warnings"][0]
+        with board_lock(f"adb:{phone.serial}"):
+            (state,) = tinynas("boards", "check", "--json").json["boards"]
+        assert "the board p is in use" in state["problems"][0]
