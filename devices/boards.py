@@ -278,9 +278,11 @@ def path_of_port(spec: str) -> str:
 
 
 def platform_of(spec: str, device: str | None = None) -> str:
-    """The device profile of a board: the one that is given, else what ``boards.toml`` says, else the default."""
+    """The device profile of a board: the one that is given, else what ``boards.toml`` says, else the kind's default."""
     if device is not None:
         return device
+    if spec.partition(":")[0] == "adb":
+        return DEFAULT_PHONE
     if _is_selection(spec):
         spec = select_boards([spec])[0]
     entry = next((entry for entry in known_boards() if entry.id == spec), None)

@@ -178,6 +178,14 @@ def test_an_emulated_board_of_the_lab_is_for_one_user(boards_toml: Path) -> None
     resolve_board("a").close()
 
 
+def test_the_device_of_a_board(boards_toml: Path) -> None:
+    boards_toml.write_text(EMULATED)
+    specs = ["emulator", "serial:/dev/x", "adb:1", "adb:", "c", "platform:mps2-an386", "fixture:none"]
+    devices = ["stm32f405", "stm32f405", "android", "android", "mps2-an386", "mps2-an386", "netduinoplus2"]
+    assert [platform_of(spec) for spec in specs] == devices
+    assert platform_of("c", "stm32f412") == "stm32f412"
+
+
 def test_boards_are_selected_by_platform_and_fixture(boards_toml: Path) -> None:
     boards_toml.write_text(EMULATED + '[[board]]\nid = "d"\nplatform = "mps2-an386"\navailable = false\n')
     assert select_boards(["fixture:meter"]) == ("a", "c")

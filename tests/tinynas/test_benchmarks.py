@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import kernels, narrowing
+from benchmarks import kernels, narrowing, parallel_boards
 from export.graph import macs
 from tests.devices.toy_models import need
 
@@ -60,3 +60,17 @@ def test_rankings_of_sub_spaces_differ_by_the_planner() -> None:
     assert best["mean_macs"] > 1.5 * layer_by_layer["layer_by_layer_mean_macs"]
     assert found["place_of_layer_by_layer_best_in_ours"] > 1
     assert found["kendall_tau"] < 0.8
+
+
+def test_boards_at_once_are_held_against_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need("qemu-system-arm", "arm-none-eabi-gcc", "make", "cc")
+    options = ["--boards", "2", "--models", "3", "--devices", "stm32f405", "--json"]
+    monkeypatch.setattr(sys, "argv", ["parallel_boards.py", *options])
+    monkeypatch.setenv("TINYNAS_BOARDS", "")  # which it sets
+    with pytest.raises(SystemExit, match="0"):
+        parallel_boards.main()
+    (row,) = json.loads(capsys.readouterr().out)["devices"]
+    assert (row["boards"], row["identical"], row["failures"]) == (2, 3, 0)
+    assert len(set(row["cycles"])) == 3
