@@ -115,6 +115,8 @@ def measure(paths: list[Path], specs: list[str], device: str | None, runs: int |
         for reason in opened.left_out:
             output.say(f"left out: {reason}")
         profile = current_profile(opened.platform)
+        if profile.kind == "phone":
+            raise DeviceError(f"{specs[0]} is a phone, and phones are measured one by one; use tinynas measure")
         jobs = [
             partial(_measure_one, path, model, profile, store, runs) for path, model in zip(paths, models, strict=True)
         ]
