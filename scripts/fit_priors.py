@@ -12,6 +12,7 @@ when a kernel changes. Usage: python -m scripts.fit_priors [--cache FOLDER] [--c
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import random
@@ -33,7 +34,7 @@ from export.graph import Graph
 from export.kernels import VIEW, all_kernels
 from export.planner import plan
 from export.synthetic import with_random_weights
-from scripts.single_layers import random_layers, single_layer_graphs
+from scripts.single_layers import fallback_layers, random_layers, scarce_layers, single_layer_graphs
 from tinynas.calibration import make_pool
 from tinynas.cost_model import CostModel, MeasuredNetwork, layer_errors, layer_features
 from tinynas.layer_features import FEATURES
@@ -50,6 +51,8 @@ DEVICES = {
 NETWORKS = 52
 ROUNDS, OTHER_ROUNDS = 5, 2
 """Of layers of every kind: on a core's own kernels, and on plain C beside these."""
+FALLBACK_ROUNDS = 10
+"""Of layers that plain C runs beside a core's own kernels, and of scarce ones."""
 SEED = 20_000
 OUT = Path(__file__).resolve().parent.parent / "tinynas" / "cost_priors.toml"
 
@@ -77,7 +80,22 @@ def single_layers(rounds: int) -> list[Graph]:
     graphs = [
         graph for side, channels in ((4, 8), (8, 16), (12, 24)) for graph in single_layer_graphs(side, channels)[1:]
     ]
-    return graphs + [graph for _ in range(rounds) for graph in random_layers(rng)]
+    graphs += [graph for _ in range(rounds) for graph in random_layers(rng)]
+    rng = random.Random(SEED + 1)
+    graphs += [graph for _ in range(FALLBACK_ROUNDS) for graph in fallback_layers(rng)]
+    rng = random.Random(SEED + 2)
+    return graphs + [graph for _ in range(FALLBACK_ROUNDS) for graph in scarce_layers(rng)]
+
+
+def with_clamped_outputs(graph: Graph) -> Graph:
+    """A single layer whose outputs' range is wider than its activation leaves it, so that they have to be clamped."""
+    tensors = list(graph.tensors)
+    output = graph.operators[0].outputs[0]
+    quantization = tensors[output].quantization
+    if quantization is not None:
+        wider = dataclasses.replace(quantization, scales=tuple(2.5 * scale for scale in quantization.scales))
+        tensors[output] = dataclasses.replace(tensors[output], quantization=wider)
+    return dataclasses.replace(graph, tensors=tuple(tensors))
 
 
 def measured(
@@ -86,8 +104,10 @@ def measured(
     """Run what fits on the board; of plain C beside other kernels only the single layers."""
     alone = instruction_set == profile.instruction_set
     candidates = [*networks(profile), *single_layers(ROUNDS)] if alone else single_layers(OTHER_ROUNDS)
-    for candidate in candidates:
+    for number, candidate in enumerate(candidates):
         graph = with_random_weights(candidate)
+        if len(graph.operators) == 1 and number % 2:
+            graph = with_clamped_outputs(graph)
         planned = plan(graph, instruction_set)
         constants = sum(tensor.size_bytes for tensor in graph.tensors if tensor.is_constant)
         # The harness needs room for a copy of the input; twice the constants is more than any image has.

@@ -101,6 +101,23 @@ def random_layers(rng: random.Random) -> list[Graph]:
     ]
 
 
+def fallback_layers(rng: random.Random) -> list[Graph]:
+    """Layers that no kernel of the DSP extension or of Helium takes, in random sizes: plain C runs them everywhere."""
+    return [
+        _conv(rng, (1, 1), outputs=1),
+        _conv(rng, (1, 1), columns=1, outputs=1),
+        _conv(rng, (3, 3), outputs=1),
+        _conv(rng, (rng.choice((1, 3, 5)),) * 2, groups=rng.choice((2, 4))),
+        _conv(rng, (3, 3), groups=2, outputs=2),
+        _depthwise(rng, (rng.choice((3, 5)),) * 2, columns=rng.randint(3, 12), multiplier=rng.choice((2, 3))),
+    ]
+
+
+def scarce_layers(rng: random.Random) -> list[Graph]:
+    """Layers that no network of a search space has, in random sizes, beyond those among the random ones."""
+    return [graph for graph in _others(rng) if graph.operators[0].kind in (OpKind.AVERAGE_POOL_2D, OpKind.PAD)]
+
+
 def _image(rng: random.Random, columns: int | None = None) -> tuple[int, int, int]:
     if columns is None:
         columns = rng.randint(2, 24)
@@ -108,10 +125,18 @@ def _image(rng: random.Random, columns: int | None = None) -> tuple[int, int, in
     return rows, columns, rng.choice((1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40))
 
 
-def _conv(rng: random.Random, kernel: tuple[int, int], *, columns: int | None = None, groups: int = 1) -> Graph:
+def _conv(
+    rng: random.Random,
+    kernel: tuple[int, int],
+    *,
+    columns: int | None = None,
+    groups: int = 1,
+    outputs: int | None = None,
+) -> Graph:
     rows, columns, channels = _image(rng, columns)
     channels = max(1, channels // groups) * groups
-    outputs = max(1, rng.choice((1, 2, 3, 4, 6, 7, 8, 10, 12, 16, 24, 33, 48)) // groups) * groups
+    if outputs is None:
+        outputs = max(1, rng.choice((1, 2, 3, 4, 6, 7, 8, 10, 12, 16, 24, 33, 48)) // groups) * groups
     strides = (rng.choice((1, 1, 2)),) * 2
     size, padding = _same((rows, columns), kernel, strides)
     return single_layer(
