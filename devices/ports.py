@@ -27,6 +27,7 @@ READ_WAIT_S = 0.01
 WRITE_TIMEOUT_S = 10.0
 REPLUG_S = 30.0
 REPLUG_POLL_S = 0.02
+AWAIT_S = 2.0
 PULSE_S = 0.1
 BREAK_S = 0.25
 
@@ -114,6 +115,24 @@ def find_port(spec: str) -> str:
         raise DeviceError(f"the USB device {number} has {len(found)} serial ports: choose one by its path: {names}")
     known = ", ".join(f"{port.usb_serial} ({port.path})" for port in ports if port.usb_serial) or "none"
     raise DeviceError(f"no serial port has the USB serial number {number}; is it plugged in? There are: {known}")
+
+
+def await_port(spec: str, wait_s: float = AWAIT_S) -> str:
+    """What find_port says, as soon as the port is there: it may just be coming back from a reset or a new cable.
+
+    Raises DeviceError as find_port does; a path that never comes is returned all the same, for opening it says more.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        is_last = time.monotonic() >= deadline
+        try:
+            path = find_port(spec)
+            if is_last or not path.startswith("/") or Path(path).exists():
+                return path
+        except DeviceError:
+            if is_last:
+                raise
+        time.sleep(REPLUG_POLL_S)
 
 
 def port_info(path: str) -> PortInfo | None:

@@ -34,6 +34,8 @@ SWALLOW_S = 0.15
 """The board's ``QUIET_MS`` after raw data that was not right, with something to spare."""
 MOST_FAULTS = 5
 MOST_FAILED_BAUDS = 2
+ATTEMPTS_AT_SPEED = 10
+"""Of one command before the line is taken to be too bad for a higher speed than it started at."""
 SLACK = 4.0
 """How much longer than usual an inference may take: an emulator shares its processor."""
 
@@ -377,8 +379,10 @@ class SerialSession:
     def _persist(self, text: str, exchange: Callable[[], _T]) -> _T:
         """Repeat an exchange until its reply is right, with patience that doubles after each silence."""
         silences = 0
-        for _ in range(self._patience.attempts):
+        for attempt in range(self._patience.attempts):
             self._silences = silences
+            if attempt == ATTEMPTS_AT_SPEED:
+                self._wanted_baud = BAUD
             try:
                 return exchange()
             except _SpoiledPieceError as error:

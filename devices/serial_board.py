@@ -16,7 +16,7 @@ from devices.errors import DeviceError
 from devices.firmware import FirmwareImage, firmware_of
 from devices.flashing import Flashed, Flasher
 from devices.locks import board_lock, port_identity
-from devices.ports import BAUD, DEFAULT_LEVELS, REPLUG_S, Levels, ResetMode, find_port, open_port
+from devices.ports import BAUD, DEFAULT_LEVELS, REPLUG_S, Levels, ResetMode, await_port, open_port
 from devices.profile import DeviceProfile
 from devices.protocol import (
     DEFAULT_PATIENCE,
@@ -67,7 +67,7 @@ class SerialBoard:
         self._image: FirmwareImage | None = None
         self._flashed: Flashed | None = None
         with ExitStack() as stack:
-            stack.enter_context(board_lock(port_identity(find_port(port)), board=self.name))
+            stack.enter_context(board_lock(port_identity(await_port(port)), board=self.name))
             self._port = stack.enter_context(closing(open_port(port, self.name, levels=levels, replug_s=replug_s)))
             if baud != BAUD and self._port.is_socket:
                 raise DeviceError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import tty
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from serial.tools.list_ports_common import ListPortInfo
 
 from devices import ports
 from devices.errors import DeviceError
-from devices.ports import Levels, PortGoneError, PortInfo, ResetMode, find_port, list_ports, open_port
+from devices.ports import Levels, PortGoneError, PortInfo, ResetMode, await_port, find_port, list_ports, open_port
 
 
 def usb_port(path: str, number: str | None, location: str = "1-1.2") -> ListPortInfo:
@@ -127,6 +128,24 @@ def test_a_path_that_leads_elsewhere_is_noticed(terminal: tuple[str, int], tmp_p
     link.symlink_to("/dev/null")
     assert port.has_moved()
     port.close()
+
+
+def test_a_port_that_is_just_coming_back_is_waited_for(
+    plugged: list[ListPortInfo], terminal: tuple[str, int], tmp_path: Path
+) -> None:
+    link = tmp_path / "port"
+    timer = threading.Timer(0.1, link.symlink_to, [terminal[0]])
+    timer.start()
+    assert await_port(str(link), 10) == str(link)
+    timer.join()
+    assert link.exists()
+    plug = threading.Timer(0.1, plugged.append, [usb_port(terminal[0], "AB")])
+    plug.start()
+    assert await_port("AB", 10) == terminal[0]
+    plug.join()
+    assert await_port("/dev/no-such-port", 0) == "/dev/no-such-port"
+    with pytest.raises(DeviceError, match="no serial port has the USB serial number OTHER"):
+        await_port("OTHER", 0)
 
 
 def test_a_board_is_found_again_at_another_path(plugged: list[ListPortInfo], terminal: tuple[str, int]) -> None:

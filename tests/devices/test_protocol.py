@@ -402,6 +402,17 @@ def test_patience_grows_with_silence_and_ends(fake: FakePort) -> None:
     assert gaps[-1] > 5
 
 
+def test_a_speed_at_which_a_command_does_not_get_through_is_given_up(fake: FakePort) -> None:
+    fake.reply = lambda command: [f"m-baud-[{command.split()[1]}]"] if command.startswith("baud") else well(command)
+    fake.on_line = lambda reply: reply.replace(b"m-output", b"m-outpit") if fake.baud == 921_600 else reply
+    talk = session(fake, baud=921_600)
+    talk.sync()
+    assert fake.baud == 921_600
+    assert talk.run(DATA) == bytes([1, 2])
+    assert fake.baud == 115_200
+    assert fake.commands.count("output") == 12
+
+
 def test_a_port_that_went_away_is_opened_again_and_the_input_sent_again(fake: FakePort) -> None:
     class Gone:
         done = False
