@@ -1,8 +1,9 @@
 """One user at a time for every physical board: a lock across processes that goes away with the process that holds it.
 
 The lock is a BSD lock (``flock``) on a file that is named after the board, so nothing that a killed process leaves
-behind counts: the file may stay, the lock on it does not. It holds between two boards of one process too. The files
-lie in one place for the whole machine, whatever the environment of a process is, because a board has only one cable.
+behind counts: the file stays until the board's next user has ended, the lock on it does not. It holds between two boards
+of one process too. The files lie in one place for the whole machine, whatever the environment of a process is, because
+a board has only one cable.
 """
 
 from __future__ import annotations
@@ -90,8 +91,9 @@ def board_lock(identity: str, *, wait_s: float = 0.0, board: str | None = None) 
     finally:
         if descriptor in _held:  # else this is a forked child, which has closed it
             _held.discard(descriptor)
-            with suppress(OSError):
-                os.ftruncate(descriptor, 0)
+            with suppress(OSError):  # somebody else's file stays; it means nothing
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    path.unlink()
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that is just being forked has it open too
             os.close(descriptor)
 

@@ -189,7 +189,7 @@ def test_a_read_only_file_system_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_symbolic_link_is_not_followed(locks: Path, tmp_path: Path) -> None:
     with board_lock("adb:1"):
         (file,) = locks.iterdir()
-    file.unlink()
+    assert not file.exists()
     precious = tmp_path / "precious"
     precious.write_text("mine")
     file.symlink_to(precious)

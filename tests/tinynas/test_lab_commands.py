@@ -388,7 +388,9 @@ def test_check_of_a_board_on_a_serial_port(
     assert "'esptool' cannot write to the device stm32f405" in problem
 
 
-def test_check_of_a_phone(home: Path, boards_toml: Path, tinynas: Tinynas, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_of_a_phone(
+    home: Path, boards_toml: Path, tinynas: Tinynas, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Through the user's own adb: its state, its temperatures, what it runs networks with; a hot one is a warning."""
     need("adb")
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
@@ -412,6 +414,7 @@ def test_check_of_a_phone(home: Path, boards_toml: Path, tinynas: Tinynas, monke
         (state,) = tinynas("boards", "check", "--json").json["boards"]
         assert state["ok"]
         assert "the phone throttles (thermal status severe)" in state["warnings"][0]
+        assert "phones are measured one by one" in tinynas("boards", "measure", model, "--board", "p").error
         with board_lock(f"adb:{phone.serial}"):
             (state,) = tinynas("boards", "check", "--json").json["boards"]
         assert "the board p is in use" in state["problems"][0]
