@@ -1,9 +1,9 @@
 """One user at a time for every physical board: a lock across processes that goes away with the process that holds it.
 
 The lock is a BSD lock (``flock``) on a file that is named after the board, so nothing that a killed process leaves
-behind counts: the file stays until the board's next user has ended, the lock on it does not. It holds between two boards
-of one process too. The files lie in one place for the whole machine, whatever the environment of a process is, because
-a board has only one cable.
+behind counts: the file stays until the board's next user has ended, the lock on it does not. It holds between two
+boards of one process too. The files lie in one place for the whole machine, whatever the environment of a process is,
+because a board has only one cable.
 """
 
 from __future__ import annotations
