@@ -8,6 +8,8 @@ from pathlib import Path
 
 from devices.errors import DeviceError
 
+_IDENTIFIER = b"TFL3"
+
 
 @dataclass(frozen=True)
 class PhoneModel:
@@ -15,10 +17,10 @@ class PhoneModel:
 
     tflite: Path
     device: str
-    input_shape: tuple[int, ...]
-    """Of its one input, batch included."""
     sha256: str
     flash_bytes: int
+    input_shape: tuple[int, ...] = ()
+    """Of its one input, batch included; needed for outputs only."""
     arena_bytes: int = 0
     """The phone's runtime decides on it; what it took is known after a measurement."""
     code_bytes: int = 0
@@ -31,10 +33,14 @@ class PhoneModel:
         return self.sha256[:16]
 
 
-def phone_model(path: Path, device: str, input_shape: tuple[int, ...]) -> PhoneModel:
-    """The model in the file ``path`` for the phone ``device``. Raises DeviceError when it cannot be read."""
+def phone_model(path: Path, device: str, input_shape: tuple[int, ...] = ()) -> PhoneModel:
+    """The model in the file ``path`` for the phone ``device``. Raises DeviceError when it is none."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DeviceError(f"the model '{path}' cannot be read ({error.strerror}); check its name") from error
-    return PhoneModel(path, device, input_shape, hashlib.sha256(content).hexdigest(), len(content))
+    if content[4:8] != _IDENTIFIER:
+        raise DeviceError(
+            f"'{path}' is not a TensorFlow Lite model: bytes 4 to 7 should read TFL3; give a .tflite file"
+        )
+    return PhoneModel(path, device, hashlib.sha256(content).hexdigest(), len(content), input_shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tinynas import output
 from tinynas.calibration import calibrate as run_calibration
 from tinynas.commands.history import comparison
 from tinynas.commands.layer_table import layer_table
+from tinynas.commands.phones import configure, measure_on_phone, phone_figures, verify_on_phone
 from tinynas.commands.repetitions import statistics_of
 from tinynas.cost_model import calibrated_path
 from tinynas.measuring import (
@@ -61,10 +63,26 @@ def device_of(board_name: str, device: str | None) -> str:
 
 
 def measure(
-    path: Path, board_name: str, device: str | None, runs: int | None, *, stream_input: bool = False, note: str = ""
+    path: Path,
+    board_name: str,
+    device: str | None,
+    runs: int | None,
+    *,
+    stream_input: bool = False,
+    note: str = "",
+    phone: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Build, flash, run, and time every layer, ``runs`` times or until the latency is known well enough."""
+    """Build, flash, run, and time every layer, ``runs`` times or until the latency is known well enough.
+
+    A phone takes the file itself; ``phone`` holds the PhoneOptions that were typed.
+    """
     profile = current_profile(device_of(board_name, device))
+    if profile.kind == "phone":
+        store = MeasurementStore()
+        with resolve_board(board_name, profile.name) as board:
+            stored = measure_on_phone(path, configure(board, phone or {}), profile, store, runs, note)
+        figures = _figures(store, stored, profile.energy_mj(stored.measurement.latency_ms))
+        return figures | phone_figures(path, stored.measurement)
     model = load_model(path)
     store = MeasurementStore()
     with resolve_board(board_name, profile.name) as board:
@@ -117,10 +135,20 @@ def _figures(store: MeasurementStore, stored: StoredMeasurement, energy_mj: floa
 
 
 def verify(
-    path: Path, board_name: str, device: str | None, count: int, seed: int, *, stream_input: bool = False
+    path: Path,
+    board_name: str,
+    device: str | None,
+    count: int,
+    seed: int,
+    *,
+    stream_input: bool = False,
+    phone: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run random inputs on the board and on the reference kernels."""
     profile = load_profile(device_of(board_name, device))
+    if profile.kind == "phone":
+        with resolve_board(board_name, profile.name) as board:
+            return verify_on_phone(path, configure(board, phone or {}), profile, count, seed)
     model = load_model(path)
     inputs = random_inputs(model.graph, count, seed)
     outputs: list[bytes] = []

@@ -99,6 +99,9 @@ def files(result: dict[str, Any]) -> None:
 
 def measurement(result: dict[str, Any]) -> None:
     """The layers, then the totals."""
+    if result["cycles"] is None and result["code_bytes"] is None:
+        _measurement_on_phone(result)
+        return
     _layers(result["layers"], "cycles", "cycles")
     print()
     print(f"{result['model']} on {result['board']} ({result['device']}, {result['clock_hz'] / 1e6:.0f} MHz)")
@@ -109,6 +112,20 @@ def measurement(result: dict[str, Any]) -> None:
     print(f"kept as measurement {result['measurement_id']}: tinynas history {result['measurement_id']}")
     print(f"MACs {_macs(result).strip()}")
     print(f"SRAM {result['sram_bytes']:,} B, flash {result['flash_bytes']:,} B, of it code {result['code_bytes']:,} B")
+
+
+def _measurement_on_phone(result: dict[str, Any]) -> None:
+    """The operators, then the figures and what they go by."""
+    rows = [(layer["name"][:60], layer["kind"], layer["latency_ms"], layer["macs"]) for layer in result["layers"]]
+    print_table(("operator", "kind", "ms", "MACs"), rows)
+    print()
+    print(f"{result['model']} on {result['board']} ({result['device']})")
+    print(f"latency {_latency(result)}, energy {result['energy_mj']:.2f} mJ, {result['runs']:,} inferences")
+    if result["comparison"] is not None:
+        print(_against(result["comparison"]))
+    print(f"kept as measurement {result['measurement_id']}: tinynas history {result['measurement_id']}")
+    for name, value in result["conditions"].items():
+        print(f"{name}: {one_line(value)}")
 
 
 def history(result: dict[str, Any]) -> None:
@@ -218,6 +235,7 @@ def verification(result: dict[str, Any]) -> None:
     print(
         f"{result['model']} on {result['board']}: {result['identical']} of {result['inputs']} outputs identical to the "
         f"reference, largest difference {result['max_abs_diff']:g}"
+        + (f", where {result['tolerance']:g} is usual between kernels" if "tolerance" in result else "")
     )
 
 
