@@ -81,9 +81,10 @@ class LatencyModel:
         """Where nine of ten measurements of each network will lie."""
         read, expected = self._read(amounts), self.latencies_ms(amounts)
         of_costs = np.einsum("nt,tu,nu->n", read, np.array(self.covariance), read)
-        relative = np.sqrt(self.relative_error**2 + (of_costs + _rounding_variance(self.step_ms)) / expected**2)
+        relative = np.sqrt(self.relative_error**2 + of_costs / expected**2)
         factor = np.exp(student_t.ppf((1 + _CONFIDENCE) / 2, _DEGREES_OF_FREEDOM) * relative)
-        return expected / factor, expected * factor
+        rounding = self.step_ms / 2
+        return np.maximum(expected / factor - rounding, 0), expected * factor + rounding
 
     def _read(self, amounts: Floats) -> Floats:
         read: Floats = amounts[READINGS[self.space].index(self.reading)]
