@@ -49,6 +49,9 @@ _KERNEL_SPREAD = 0.5
 """How far all coefficients of a kernel may be expected to be off together, as a fraction of themselves."""
 _COEFFICIENT_SPREAD = 0.2
 """How far each may be off by itself."""
+_DEPARTURES = (0.05, 0.25, 1.0)
+"""Shares of these spreads, of which a refit takes the one that predicts left-out networks best: an emulated board is one
+that the prior was fitted on, a real one may be far from it."""
 _ZERO_SPREAD = 0.05
 """How much of a layer's cycles a term may come to that the prior puts at zero."""
 _LAYER_ERROR, _NETWORK_ERROR = 0.01, 0.0005
@@ -144,19 +147,29 @@ class CostModel:
         """
         if not measured:
             raise SearchError("nothing has been measured, so there is nothing to fit the cost model to")
-        fitted = self._fitted(measured)
         actual = [sum(network.cycles) for network in measured]
-        left_out = self.left_out_predictions(measured)
+        departure, left_out = self._judged(measured)
+        fitted = self._fitted(measured, departure)
         errors = [abs(p - a) / p for p, a in zip(left_out, actual, strict=True)]
         return dataclasses.replace(fitted, relative_error=max(_SMALLEST_ERROR, _upper_quantile(errors, CONFIDENCE)))
 
     def left_out_predictions(self, measured: Sequence[MeasuredNetwork]) -> list[float]:
         """Cycles of each network, predicted by this model once it was refitted to others alone."""
+        return self._judged(measured)[1]
+
+    def _judged(self, measured: Sequence[MeasuredNetwork]) -> tuple[float, list[float]]:
+        """The departure from this model that predicts left-out networks best, and what it predicts."""
+        actual = [sum(network.cycles) for network in measured]
+        predictions = {departure: self._left_out(measured, departure) for departure in _DEPARTURES}
+        best = min(_DEPARTURES, key=lambda departure: compare(predictions[departure], actual).mape)
+        return best, predictions[best]
+
+    def _left_out(self, measured: Sequence[MeasuredNetwork], departure: float) -> list[float]:
         folds = len(measured) if len(measured) <= _FOLDS else _FOLDS
         predictions = [0.0] * len(measured)
         for fold in range(folds):
             others = [network for index, network in enumerate(measured) if index % folds != fold]
-            model = self._fitted(others) if others else self
+            model = self._fitted(others, departure) if others else self
             for index in range(fold, len(measured), folds):
                 predictions[index] = model.cycles(measured[index].layers)
         return predictions
@@ -166,8 +179,8 @@ class CostModel:
         actual = [sum(network.cycles) for network in measured]
         return compare([self.cycles(network.layers) for network in measured], actual)
 
-    def _fitted(self, measured: Sequence[MeasuredNetwork]) -> CostModel:
-        """The most probable non-negative coefficients, kernel by kernel.
+    def _fitted(self, measured: Sequence[MeasuredNetwork], departure: float) -> CostModel:
+        """The most probable non-negative coefficients, kernel by kernel, where so much of a departure is expected.
 
         Kernels that were not measured are scaled as the whole networks ask for.
         """
@@ -185,7 +198,7 @@ class CostModel:
                 errors[layer.kernel].append(error)
         for kernel, values in rows.items():
             if any(map(any, values)):
-                belief = Belief.of(coefficients[kernel], np.array(values))
+                belief = Belief.of(coefficients[kernel], np.array(values), departure)
                 answer = belief.most_probable(np.array(values), np.array(cycles[kernel]), np.array(errors[kernel]))
                 coefficients[kernel] = tuple(map(float, answer))
         source = f"fitted on {len(measured)} networks, sha256 {_digest(measured)}"
@@ -239,8 +252,8 @@ class Belief:
     """[features, features], the inverse of the covariance."""
 
     @classmethod
-    def of(cls, coefficients: Sequence[float], layers: FloatArray) -> Belief:
-        """Around ``coefficients``: all may be off together, and each by itself.
+    def of(cls, coefficients: Sequence[float], layers: FloatArray, departure: float = 1.0) -> Belief:
+        """Around ``coefficients``: all may be off together, and each by itself, by ``departure`` times the usual.
 
         ``layers`` are the features of layers [layers, features] that say how much a term may come to whose coefficient
         is zero.
@@ -248,10 +261,12 @@ class Belief:
         mean = np.array(coefficients)
         cycles = layers @ mean
         typical = layers.mean(axis=0)
-        room = _ZERO_SPREAD * max(float(cycles.mean()), 1.0) / np.maximum(typical, 1e-9)
+        room = departure * _ZERO_SPREAD * max(float(cycles.mean()), 1.0) / np.maximum(typical, 1e-9)
         # A term that no layer has can be anything; it must only not make the matrix singular.
-        apart = np.where(typical > 0, np.maximum(_COEFFICIENT_SPREAD * mean, np.where(mean > 0, 0, room)), 1.0)
-        covariance = np.diag(apart**2) + _KERNEL_SPREAD**2 * np.outer(mean, mean)
+        apart = np.where(
+            typical > 0, np.maximum(departure * _COEFFICIENT_SPREAD * mean, np.where(mean > 0, 0, room)), 1.0
+        )
+        covariance = np.diag(apart**2) + (departure * _KERNEL_SPREAD) ** 2 * np.outer(mean, mean)
         return cls(mean, np.asarray(np.linalg.inv(covariance), np.float64))
 
     def most_probable(self, layers: FloatArray, cycles: FloatArray, errors: FloatArray) -> FloatArray:

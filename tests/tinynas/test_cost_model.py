@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
@@ -75,6 +75,7 @@ def test_a_few_measurements_are_better_than_none() -> None:
     assert all(later < earlier for earlier, later in pairwise(errors))
 
 
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**16), noise=st.floats(0, 3))
 def test_no_coefficient_is_ever_negative(seed: int, noise: float) -> None:
     rng = random.Random(seed)
@@ -113,11 +114,11 @@ def test_the_interval_is_as_wide_as_a_priors_for_kernels_that_were_not_measured(
     assert M4.error_of([unknown]) == M4.error_of(known) == PRIOR_ERROR
 
 
-@pytest.mark.parametrize("count", [6, 20, 40])
+@pytest.mark.parametrize("count", [6, 20])
 def test_nine_of_ten_unseen_networks_lie_within_the_interval(count: int) -> None:
     """Where every layer is off by an error of its own, and its kernel by one of the network's."""
     covered = asked = 0
-    for seed in range(8):
+    for seed in range(5):
         rng = random.Random(seed)
         true = scaled(M4, seed)
 
