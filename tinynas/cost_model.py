@@ -50,8 +50,8 @@ _KERNEL_SPREAD = 0.5
 _COEFFICIENT_SPREAD = 0.2
 """How far each may be off by itself."""
 _DEPARTURES = (0.05, 0.25, 1.0)
-"""Shares of these spreads, of which a refit takes the one that predicts left-out networks best: an emulated board is one
-that the prior was fitted on, a real one may be far from it."""
+"""Shares of these spreads, of which a refit takes the one that predicts left-out networks best: an emulated board is
+one that the prior was fitted on, a real one may be far from it."""
 _ZERO_SPREAD = 0.05
 """How much of a layer's cycles a term may come to that the prior puts at zero."""
 _LAYER_ERROR, _NETWORK_ERROR = 0.01, 0.0005
