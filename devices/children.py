@@ -1,7 +1,7 @@
 """Programs that run beside this process and end with it, however it ends: the emulator, a server.
 
 On Linux the kernel ends them even when this process is killed. It goes by the thread that started them, so they are all
-started by one thread that lives as long as the process, and may be used from any.
+started by one that lives as long as the process, the main thread or one of its own, and may be used from any.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -23,6 +24,8 @@ def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen[byte
     global _launcher
     if sys.platform != "linux":
         return subprocess.Popen(command, **options)
+    if threading.current_thread() is threading.main_thread():
+        return subprocess.Popen(command, preexec_fn=_die_with_parent(), **options)
     if _launcher is None:
         _launcher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="launcher")
     start: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
