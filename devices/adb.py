@@ -218,7 +218,7 @@ class AdbPhone:
     def _bring_back(self, found: AdbDevice | None, rounds: int) -> None:
         """Do what a person would do by hand."""
         if self._is_on_network():
-            if found is not None and found.state == "offline" and rounds % 3 == 0:
+            if found is not None and found.state == "offline" and rounds % 3 == 1:
                 self._server.run(["disconnect", self.serial], PATIENCE_S)
                 found = None
             if found is None:
@@ -267,10 +267,10 @@ class AdbPhone:
     def _is_on_network(self) -> bool:
         return _NETWORK_SERIAL.fullmatch(self.serial) is not None
 
-    def _shell_fault(self, finished: subprocess.CompletedProcess[bytes], name: str) -> DeviceError:
+    def _shell_fault(self, finished: subprocess.CompletedProcess[bytes], name: str) -> AdbFaultError:
         refused = re.search(rb"(?m)^__tn_refused=" + name.encode() + rb"(.*)$", finished.stdout)
         if refused is not None and not refused[1].strip():
-            return DeviceError(
+            return AdbFaultError(
                 f"the phone {self.serial} has no cksum, without which its answers cannot be trusted; it needs "
                 "Android 6 or later"
             )
@@ -304,13 +304,15 @@ def _framed(script: str, name: str) -> str:
     The folders are set outside of what is checked: a stand-in for a phone puts others there.
     """
     assert "\\" not in script  # which echo of some shells would take for something else
-    checked = script.encode() + b"\n"
+    framed = (
+        f"f=$D/.tinynas-{name}; (\n{script}\n) >$f 2>&1 </dev/null; r=$?; echo >>$f; "
+        f"echo __tn_ended=$r-{name} >>$f; echo __tn={name} $(cksum <$f); cat $f; rm -f $f"
+    )
+    checked = framed.encode() + b"\n"
     return (
-        f'D={PHONE_FOLDER}; S=/sys; P=/proc; f=$D/.tinynas-{name}; s={shlex.quote(script)}; c=$(echo "$s" | cksum); '
-        f"if [ \"$c\" = '{cksum(checked)} {len(checked)}' ]; then "
-        '(eval "$s") >$f 2>&1 </dev/null; r=$?; echo >>$f; '
-        f"echo __tn_ended=$r-{name} >>$f; echo __tn={name} $(cksum <$f); cat $f; rm -f $f; "
-        f"else echo __tn_refused={name} $c; r=125; fi; (exit $r); echo __rc=$?"
+        f'D={PHONE_FOLDER}; S=/sys; P=/proc; s={shlex.quote(framed)}; c=$(echo "$s" | cksum); '
+        f"if [ \"$c\" = '{cksum(checked)} {len(checked)}' ] && [ \"$D $S $P\" = '{PHONE_FOLDER} /sys /proc' ]; then "
+        f'eval "$s"; else echo __tn_refused={name} $c; r=125; fi; (exit $r); echo __rc=$?'
     )
 
 

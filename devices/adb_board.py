@@ -38,7 +38,7 @@ RUNS_PER_INVOCATION = 50
 """What benchmark_model does by default."""
 WARMUP_RUNS = 5
 """At least; it goes on for half a second, in which the clock rises."""
-ATTEMPTS = 10
+ATTEMPTS = 20
 """At one step, when the connection to the phone is not what it should be."""
 TOOL_ATTEMPTS = 3
 """At one step, when benchmark_model fails or prints nonsense."""
@@ -113,7 +113,7 @@ class AdbBoard:
         self._tool: _Tool | None = None
         self._folders: list[str] = []
         self._boot_id: str | None = None
-        self._faulty = False
+        self._repairs: list[Callable[[], None]] = []
         self._absences = 0
         self._resources = ExitStack()
         try:
@@ -134,7 +134,7 @@ class AdbBoard:
                 f"the phone {self.name} cannot run a firmware image; give it the model's .tflite file itself"
             )
         self._image = image
-        self._faulty = True
+        self._repairs = self._all_repairs()
         self._persist(lambda: None)
 
     def measure(self, inputs: Sequence[bytes], runs: int | None = None) -> Measurement:
@@ -165,10 +165,10 @@ class AdbBoard:
         """What phone this is, how it is now, and which benchmark_model it runs. Raises DeviceError when it has none."""
         state = self._persist(self._state)
         pinned = self._pinned(state)
-        tool = self._persist(self._install_tool)
+        self._persist(self._install_tool)
         return (
             self._persist(self._facts)
-            | {"benchmark_model": tool.digest}
+            | {"benchmark_model": self._installed().digest}
             | describe(state, pinned, "now")
             | _warned(warnings_of(state, state, pinned))
         )
@@ -371,33 +371,40 @@ class AdbBoard:
         faults = failures = 0
         while True:
             try:
-                self._repair()
+                while self._repairs:
+                    self._repairs[0]()
+                    del self._repairs[0]
                 return action()
             except AdbFaultError:
-                self._faulty = True
                 faults += 1
                 if faults == ATTEMPTS:
                     raise
-                if self._phone.wait_until_ready():
-                    self._absences += 1
+                was_away = self._phone.wait_until_ready()
+                self._absences += was_away
+                # A fault in the middle of repairs leaves those that were done.
+                if was_away or not self._repairs:
+                    self._repairs = self._all_repairs()
             except (BenchmarkOutputError, CommandFailedError):
                 failures += 1
                 if failures == TOOL_ATTEMPTS:
                     raise
 
-    def _repair(self) -> None:
+    def _all_repairs(self) -> list[Callable[[], None]]:
         """After a fault: end what still runs on the phone, and bring back what is not there any more."""
-        if not self._faulty:
-            return
-        boot_id = self._phone.shell("cat $P/sys/kernel/random/boot_id", check=False).output.strip()
-        if self._boot_id is not None and boot_id != self._boot_id:
-            self._absences += 1
-        self._boot_id = boot_id
+        repairs: list[Callable[[], None]] = [self._look_for_restart]
         if self._image is not None:
-            self._end_left_over()
-            self._tool = self._install_tool()
-            self._copy(self._image.tflite, f"{_folder_of(self._image.sha256)}/model.tflite")
-        self._faulty = False
+            model = self._image
+            repairs += [
+                self._end_left_over,
+                self._install_tool,
+                lambda: self._copy(model.tflite, f"{_folder_of(model.sha256)}/model.tflite"),
+            ]
+        return repairs
+
+    def _look_for_restart(self) -> None:
+        boot_id = self._phone.shell("cat $P/sys/kernel/random/boot_id", check=False).output.strip()
+        self._absences += self._boot_id not in (None, boot_id)
+        self._boot_id = boot_id
 
     def _end_left_over(self) -> None:
         """A benchmark that runs on after its connection was lost would slow down the next."""
@@ -406,7 +413,7 @@ class AdbBoard:
             f"if grep -q {_OWN_TOOL} $P/$p/cmdline 2>/dev/null; then kill -9 $p; fi; rm -f $i; done"
         )
 
-    def _install_tool(self) -> _Tool:
+    def _install_tool(self) -> None:
         given = self.options.benchmark_model or _from_environment()
         if given is None:
             found = self._phone.shell(
@@ -418,7 +425,8 @@ class AdbBoard:
                     f"$TINYNAS_BENCHMARK_MODEL or in boards.toml, or push it to {PHONE_FOLDER}/{_OWN_TOOL}. "
                     f"{WHERE_FROM}"
                 )
-            return _Tool(f"$D/{_OWN_TOOL}", " ".join(found.output.split()[:1]))
+            self._tool = _Tool(f"$D/{_OWN_TOOL}", " ".join(found.output.split()[:1]))
+            return
         try:
             digest = hashlib.sha256(given.read_bytes()).hexdigest()
         except OSError as error:
@@ -428,7 +436,7 @@ class AdbBoard:
         name = f"{_folder_of(digest)}/{_OWN_TOOL}"
         self._copy(given, name)
         self._phone.shell(f"chmod 755 $D/{name}")
-        return _Tool(f"$D/{name}", digest)
+        self._tool = _Tool(f"$D/{name}", digest)
 
     def _installed(self) -> _Tool:
         assert self._tool is not None  # flash() has seen to it

@@ -263,13 +263,14 @@ def _row_pattern(header: str) -> re.Pattern[str]:
     lower = [name.strip().lower().replace("_", " ") for name in names]
     if len(lower) < 3 or lower[0] != "node type" or lower[-1] != "name" or "avg ms" not in lower:
         raise BenchmarkOutputError(f"the table of operators has unknown columns: {' '.join(header.split())}")
-    between = r"\s+" if aligned else r"\s*,\s*"
+    between = r"\s*,\s*" if not aligned else r" *\t *" if "\t" in header else r"\s+"
+    kind = r"\S[^\t]*?" if "\t" in header else r"\S.*?"
     columns = [
         (rf"(?P<mean>{_NUMBER})" if name == "avg ms" else rf"(?:{_NUMBER}|-?nan)") + ("%" if "%" in name else "")
         for name in lower[1:-1]
     ]
     # The type and the name may hold whatever separates the columns; the figures between them are what is certain.
-    return re.compile(r"\s*(?P<kind>\S.*?)" + between + between.join(columns) + between + r"(?P<name>.*\S)\s*")
+    return re.compile(rf"\s*(?P<kind>{kind})" + between + between.join(columns) + between + r"(?P<name>.*\S)\s*")
 
 
 def _operator(text: str, row: re.Pattern[str]) -> OperatorTime:
