@@ -16,6 +16,7 @@ printf '#include <stdlib.h>\n' | gcc -E - >/dev/null 2>&1 || need libc6-dev
 has arm-none-eabi-gcc || need gcc-arm-none-eabi
 printf '#include <string.h>\n' | arm-none-eabi-gcc -E - >/dev/null 2>&1 || need libnewlib-arm-none-eabi
 has qemu-system-arm || need qemu-system-arm
+has adb || need adb
 if ! has "$PYTHON"; then
   need python3 python3-venv
 elif ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
