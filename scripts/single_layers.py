@@ -114,8 +114,9 @@ def fallback_layers(rng: random.Random) -> list[Graph]:
 
 
 def scarce_layers(rng: random.Random) -> list[Graph]:
-    """Layers that no network of a search space has, in random sizes, beyond those among the random ones."""
-    return [graph for graph in _others(rng) if graph.operators[0].kind in (OpKind.AVERAGE_POOL_2D, OpKind.PAD)]
+    """Layers that the search spaces' networks have few or none of, in random sizes, beyond those of `random_layers`."""
+    others = [graph for graph in _others(rng) if graph.operators[0].kind in (OpKind.AVERAGE_POOL_2D, OpKind.PAD)]
+    return [*others, _conv(rng, (1, 1), columns=1), _conv(rng, (1, 1), columns=rng.choice((3, 5, 7)))]
 
 
 def _image(rng: random.Random, columns: int | None = None) -> tuple[int, int, int]:
