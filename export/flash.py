@@ -18,7 +18,12 @@ from export.streams import INPUT_ROW
 
 _POINTER_BYTES = 4
 _CORE = "cortex-m4"
-_SIMILAR_CORES = {"cortex-m0": "cortex-m0", "cortex-m0plus": "cortex-m0", "cortex-m55": "cortex-m55"}
+_SIMILAR_CORES = {
+    "cortex-m0": "cortex-m0",
+    "cortex-m0plus": "cortex-m0",
+    "cortex-m3": "cortex-m3",
+    "cortex-m55": "cortex-m55",
+}
 """The core for which the code of another was measured; all that are not here are taken for Cortex-M4."""
 
 

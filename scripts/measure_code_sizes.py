@@ -32,6 +32,7 @@ from scripts.single_layers import chain_of_relus, single_layer_graphs
 ROOT = Path(__file__).resolve().parent.parent
 BOARDS: tuple[tuple[str, str, InstructionSet], ...] = (
     ("cortex-m0", "microbit", "generic"),
+    ("cortex-m3", "mps2-an385", "generic"),
     ("cortex-m4", "netduinoplus2", "dsp"),
     ("cortex-m55", "mps3-an547", "helium"),
 )
