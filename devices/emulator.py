@@ -25,6 +25,7 @@ from devices.locks import board_lock
 from devices.ports import Port, open_port
 from devices.profile import DeviceProfile, device_names, load_profile
 from devices.protocol import SerialSession
+from devices.pty_relay import PtyRelay
 
 QEMU = "qemu-system-arm"
 START_TIMEOUT_S = 20.0
@@ -64,6 +65,7 @@ class EmulatedBoard:
         self._image: FirmwareImage | None = None
         self._session: SerialSession | None = None
         self._port: Port | None = None
+        self._relay: PtyRelay | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._stop: weakref.finalize[..., EmulatedBoard] | None = None
         self._counts: BinaryIO | None = None
@@ -88,10 +90,10 @@ class EmulatedBoard:
         """Start QEMU with ``image`` for somebody else's tools; returns the path of its serial port, ready for use."""
         self.flash(image)
         assert self._port is not None
-        path = self._port.path
+        self._relay = PtyRelay(self._port.path)
         self._port.close()
         self._port = self._session = None
-        return path
+        return self._relay.path
 
     def wait(self) -> None:
         """Wait until QEMU ends by itself."""
@@ -151,11 +153,13 @@ class EmulatedBoard:
     def _end(self) -> None:
         if self._port is not None:
             self._port.close()
+        if self._relay is not None:
+            self._relay.close()
         if self._stop is not None:
             self._stop()
         if self._counts is not None:
             self._counts.close()
-        self._port = self._session = self._image = self._process = self._stop = self._counts = None
+        self._port = self._session = self._image = self._process = self._stop = self._counts = self._relay = None
 
     def __enter__(self) -> Self:
         return self

@@ -5,8 +5,8 @@
  *
  * An input is a sequence of events: bytes, overruns, and times in which the line is quiet. Inputs come from a grammar
  * that knows the commands, their checksums and how to spoil them, and from inputs that reached new code, changed. Each
- * is followed by a quiet line, a '%', and commands whose replies have to be right: whatever came, the board has to be
- * back.
+ * is followed by a quiet line, a '%', quiet again, and commands whose replies have to be right: whatever came, the
+ * board has to be back.
  *
  * The judge sees what a listener on the line sees: the bytes that the board took and the lines that it wrote. From
  * docs/protocol.md it knows what each reply must be, down to the results of the data that was loaded. All memory is
@@ -997,6 +997,7 @@ static void add_end(void) {
   uint32_t count = 8 + below(INPUT_BYTES - 8);
   add(QUIET);
   add('%');
+  add(QUIET); /* twice, for the '%' may have ended a load, which waits for its data and then for silence */
   add(QUIET);
   add_text("name%");
   if (!one_in(4)) return;
