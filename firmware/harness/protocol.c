@@ -208,6 +208,7 @@ static int begin_load(uint32_t bytes, int floats_too) {
 
 static void end_load(void) {
   state.input = INPUT_LOADED;
+  state.announced = state.received = tn_model.input_bytes; /* floats have become bytes */
   put("m-load-done\r\n");
 }
 

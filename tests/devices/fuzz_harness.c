@@ -348,6 +348,7 @@ static const char *take_digits(const char *digits) {
 
 static void want_load_done(void) {
   seen.state = LOADED;
+  seen.announced = seen.loaded = INPUT_BYTES;
   statistics.loads++;
   want("m-load-done\r\n");
 }

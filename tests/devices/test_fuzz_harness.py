@@ -18,6 +18,7 @@ FAULTS = {
     "one word too many": ("if (count == WORDS) {", "if (count == WORDS + 2) {"),
     "a piece's checksum ignored": ("byte < 0 || crc32(0, piece, count) != crc", "byte < 0"),
     "a piece beyond the input": ("count == 0 || count > bytes - offset", "count == 0"),
+    "a piece after floats": ("state.announced = state.received = tn_model.input_bytes;", ""),
     "a gap between pieces": ("offset > state.received) {", "0) {"),
     "a command's checksum ignored": ("length(command_text)) != expected", "length(command_text)) == ~expected"),
     "a reply's number left out of its checksum": ("state.crc = crc;", "state.crc = 0;"),

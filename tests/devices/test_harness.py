@@ -337,6 +337,14 @@ def test_floats_are_quantized_like_the_reference(harness: Harness) -> None:
     assert [line for line in lines if line.startswith("m-buffer")] == print_of(expected.tobytes())
 
 
+def test_an_input_of_floats_goes_on_in_pieces_of_bytes(harness: Harness) -> None:
+    floats = b"db load 256%" + (b"db " + b"00" * 16 + b"%") * 16
+    beyond = harness(floats + check("load 256 69 1 00000000"))
+    assert "e-[A piece is missing before this one: load from the start]" in beyond
+    assert "m-loaded-[64]" in harness(floats + load_piece(DATA[60:], 60))
+    assert "e-[A piece is missing before this one: load from the start]" in harness(floats + load_piece(b"", 65))
+
+
 def test_a_float_that_is_no_number_spoils_the_load(harness: Harness) -> None:
     assert harness(b"db load 256%db 0000c07f%db 00%")[2] == "e-[Not a number: load again]"
 
