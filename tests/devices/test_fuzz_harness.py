@@ -31,6 +31,11 @@ FAULTS = {
     "a float's rounding": ("(rest >= 0.5f)", "(rest > 0.5f)"),
     "an unproven rate kept": ("if (c == PLATFORM_TIMEOUT) set_baud(DEFAULT_BAUD, 0);", ""),
     "noise at a proven rate": ("++state.noise == NOISE_BYTES", "0"),
+    "no m-ready after a corrupt command": (
+        "    put_error(error);\n  } else if (checked)",
+        "    return;\n  } else if (checked)",
+    ),
+    "a command that never ends": ("if (count == WORDS) {", "while (count == WORDS) {\n    }\n    if (0) {"),
 }
 
 
