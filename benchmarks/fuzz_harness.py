@@ -6,7 +6,7 @@ from inputs that reached new code (gcc's trace-pc), over ten kinds of models and
 ``tests/devices/fuzz_harness.c``, holds every reply against an independent model of the protocol: which line it must
 be, the CRC of checked replies, the results of the data that was loaded, and ``m-ready`` at the end whatever came.
 
-10,000,000 inputs take about ten minutes on one core. The same seed gives the same inputs.
+10,000,000 inputs take ten to fifteen minutes on one core. The same seed gives the same inputs.
 Usage: python -m benchmarks.fuzz_harness [--inputs N] [--seed N] [--json]
 """
 
