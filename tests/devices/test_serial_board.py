@@ -172,7 +172,10 @@ def test_without_checks_faults_do_get_through(
             return bytes(data)
 
         session.port.read = misread  # type: ignore[method-assign]
-        for _ in range(40):
+        # How many digits are misread depends on how the bytes come in chunks, which a busy machine makes fewer.
+        for _ in range(40 if is_safe else 400):
+            if wrong:
+                break
             with suppress(DeviceError):
                 wrong += not transact(session, LIVE_TRUTH, rng)
     assert (wrong == 0) == is_safe

@@ -226,7 +226,7 @@ def test_power_traces_that_cannot_be_used(tinynas: Tinynas) -> None:
 def test_a_damaged_list_of_boards(tinynas: Tinynas, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("boards.toml").write_text('[[board]]\nid = 3\nspeed = "high"\n')
     monkeypatch.setenv("TINYNAS_BOARDS", "boards.toml")
-    assert "boards.toml is not a valid list of boards: board.0.id: " in failed(tinynas, "devices")
+    assert "boards.toml is not a valid list of boards: board number 1: id: " in failed(tinynas, "devices")
 
 
 @pytest.fixture
