@@ -157,9 +157,14 @@ class AdbBoard:
 
     def outputs(self, inputs: Sequence[bytes]) -> list[bytes]:
         """The raw output of each raw input. Raises DeviceError, also when benchmark_model is too old to write it."""
-        self._flashed()
+        image = self._flashed()
         with scratch_folder() as folder:
-            return [self._persist(partial(self._output, given, folder)) for given in inputs]
+            outputs = []
+            for given in inputs:
+                (folder / "input").write_bytes(given)
+                self._persist(partial(self._copy, folder / "input", f"{_folder_of(image.sha256)}/input"))
+                outputs.append(self._persist(partial(self._output, given, folder)))
+            return outputs
 
     def condition(self) -> dict[str, str]:
         """What phone this is, how it is now, and which benchmark_model it runs. Raises DeviceError when it has none."""
@@ -337,9 +342,9 @@ class AdbBoard:
     def _output(self, given: bytes, folder: Path) -> bytes:
         image = self._flashed()
         remote = _folder_of(image.sha256)
-        (folder / "input").write_bytes(given)
-        self._phone.shell(f"rm -f $D/{remote}/output $D/{remote}/input")
-        self._copy(folder / "input", f"{remote}/input")
+        self._phone.shell(f"rm -f $D/{remote}/output")
+        if not self._is_there(given, f"{remote}/input"):
+            self._copy(folder / "input", f"{remote}/input")
         shape = ",".join(map(str, image.input_shape))
         said = self._run_tool(
             (),
@@ -368,16 +373,20 @@ class AdbBoard:
 
     def _persist(self, action: Callable[[], _Result]) -> _Result:
         """Do it until it succeeds, as long as there is hope. Raises DeviceError."""
-        faults = failures = 0
+        faults = failed_repairs = failures = 0
         while True:
             try:
                 while self._repairs:
                     self._repairs[0]()
                     del self._repairs[0]
+                    failed_repairs = 0
                 return action()
             except AdbFaultError:
-                faults += 1
-                if faults == ATTEMPTS:
+                if self._repairs:
+                    failed_repairs += 1
+                else:
+                    faults += 1
+                if ATTEMPTS in (faults, failed_repairs):
                     raise
                 was_away = self._phone.wait_until_ready()
                 self._absences += was_away

@@ -351,6 +351,7 @@ class _Stream:
         return bytes(changed)
 
     def _shell(self, command: str, *, is_v2: bool) -> None:
+        command = command.partition("\0")[0]
         self._phone.commands.append(command)
         self._break_early()
         process = self._phone.run(command, merged=not is_v2)
