@@ -105,9 +105,7 @@ class FakePhone:
             timer.cancel()
             timer.join()
         self.vanish()
-        for process in list(self._processes):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+        self._kill_all()
 
     def appear(self) -> None:
         """Listen; on the same port as before."""
@@ -128,9 +126,7 @@ class FakePhone:
             self._listener = None
         self.cut()
         if restarted:
-            for process in list(self._processes):
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+            self._kill_all()
             self.boot_id = str(uuid.uuid4())
             self._write_boot_id()
         if back_after_s is not None:
@@ -180,6 +176,13 @@ class FakePhone:
         )
         self._processes = {p for p in self._processes if p.poll() is None} | {process}
         return process
+
+    def _kill_all(self) -> None:
+        """What still runs; the number of a process that has ended may be another's by now."""
+        for process in list(self._processes):
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
 
     def _write_boot_id(self) -> None:
         (self.folder / "proc/sys/kernel/random/boot_id").write_text(self.boot_id + "\n")
