@@ -22,10 +22,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from devices.children import start_child
+from devices.closing import Closing
 from devices.errors import DeviceError
 
 PHONE_FOLDER = "/data/local/tmp"
@@ -109,7 +108,7 @@ def list_devices() -> tuple[AdbDevice, ...]:
         server.release()
 
 
-class AdbPhone:
+class AdbPhone(Closing):
     """One phone. Use it in a ``with`` statement, or close it: an adb server that had to be started ends with it."""
 
     def __init__(self, serial: str = "", *, patience_s: float = PATIENCE_S) -> None:
@@ -194,14 +193,6 @@ class AdbPhone:
             with suppress(DeviceError):
                 self._server.run(["disconnect", self.serial], PATIENCE_S)
         self._server.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _only_serial(self) -> str:
         devices = self._server.devices()

@@ -11,12 +11,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from devices.adb import PATIENCE_S, PHONE_FOLDER, AdbFaultError, AdbPhone, CommandFailedError, cksum
 from devices.benchmark_model import BenchmarkOutputError, BenchmarkReport, ignored_flags, parse_report
 from devices.board import Image, Measurement
+from devices.closing import Closing
 from devices.errors import DeviceError
 from devices.locks import board_lock
 from devices.phone_model import PhoneModel
@@ -86,7 +86,7 @@ class _Tool:
     digest: str
 
 
-class AdbBoard:
+class AdbBoard(Closing):
     """A phone, by its serial number or ``HOST:PORT``; "" is the only one that is connected. For one user at a time."""
 
     def __init__(
@@ -185,14 +185,6 @@ class AdbBoard:
                 self._persist(self._clean_up)
         self._folders = []
         self._resources.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _flashed(self) -> PhoneModel:
         if self._image is None:

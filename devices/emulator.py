@@ -13,11 +13,11 @@ import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from devices.board import Image, Measurement
 from devices.children import start_child
+from devices.closing import Closing
 from devices.cycle_costs import cycle_costs
 from devices.errors import DeviceError
 from devices.firmware import FirmwareImage, build_cycle_counter, firmware_of, read_symbols
@@ -42,7 +42,7 @@ class InferenceCount:
     layer_cycles: tuple[int, ...]
 
 
-class EmulatedBoard:
+class EmulatedBoard(Closing):
     """The emulated board of a profile. Nothing runs before ``flash``; QEMU ends with this object or this process.
 
     One with a name is a board of the lab, for one user at a time like any other, until it is closed.
@@ -160,14 +160,6 @@ class EmulatedBoard:
         if self._counts is not None:
             self._counts.close()
         self._port = self._session = self._image = self._process = self._stop = self._counts = self._relay = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _running(self) -> tuple[SerialSession, FirmwareImage]:
         if self._session is None or self._image is None:

@@ -8,10 +8,10 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import cycle
 from statistics import median
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from devices.board import Image, Measurement
+from devices.closing import Closing
 from devices.errors import DeviceError
 from devices.firmware import FirmwareImage, firmware_of
 from devices.flashing import Flashed, Flasher
@@ -38,7 +38,7 @@ FLASHES = 2
 _T = TypeVar("_T")
 
 
-class SerialBoard:
+class SerialBoard(Closing):
     """A board at the other end of a serial port, for this process alone until it is closed."""
 
     def __init__(
@@ -144,14 +144,6 @@ class SerialBoard:
     def close(self) -> None:
         """Close the port and let others use the board."""
         self._open.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _running(self) -> FirmwareImage:
         if self._image is None:

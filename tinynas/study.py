@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, field_validator
 
+from devices.closing import Closing
 from tinynas.constraints import Admission, InfeasibleBudgetError, Limits, Rejections
 from tinynas.errors import SearchError
 from tinynas.evaluation import AccuracyFunction, Evaluation
@@ -72,7 +72,7 @@ class StudySettings(BaseModel):
         return checked_objectives(objectives)
 
 
-class Study:
+class Study(Closing):
     """One study's folder. ``open`` it to go on with it, or ``read`` it while somebody else does."""
 
     def __init__(self, folder: Path, settings: StudySettings, events: list[Event], journal: Journal | None, lock: int):
@@ -144,14 +144,6 @@ class Study:
             self._journal.close()
             os.close(self._lock)
             self._journal = None
-
-    def __enter__(self) -> Study:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)
