@@ -220,21 +220,20 @@ class AdbBoard(Closing):
         if self._absences != absences:
             raise _WasAwayError
         memory_mib = timed[-1].memory_overall_mib
-        return Measurement(
+        measured = replace(
+            image,
+            arena_bytes=0 if memory_mib is None else round(memory_mib * 2**20),
+            toolchain=f"benchmark_model {self._installed().digest}",
+        )
+        return Measurement.of_image(
+            measured,
             board=self.name,
-            device=image.device,
-            model_id=image.model_id,
             latency_ms=summarize(latencies_ms, self._policy).median,
             cycles=None,
             instructions=None,
             layer_cycles=(),
             runs=sum(report.inference.count for report in timed),
             clock_hz=self._profile.clock_hz,
-            sram_bytes=0 if memory_mib is None else round(memory_mib * 2**20),
-            flash_bytes=image.flash_bytes,
-            code_bytes=image.code_bytes,
-            firmware_sha256=image.sha256,
-            toolchain=f"benchmark_model {self._installed().digest}",
             latencies_ms=latencies_ms,
             operators=profile.operators,
             conditions=facts
