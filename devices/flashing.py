@@ -33,7 +33,7 @@ VERSION_TIMEOUT_S = 60.0
 """Also for listing the probes. A Python tool on a busy machine takes its time to start."""
 QUOTED_CHARACTERS = 300
 
-
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _LOG_PREFIX = re.compile(r"^(\d{4}-\d\d-\d\dT[\d:]+ \w+ \S+: |\d{7} [A-Z] )")
 """Time, level and file, as st-flash and pyocd put them in front of every line."""
 _NOISE = re.compile(r"^shutdown command invoked|^[\[\]#.\s|%\d]+$")
@@ -150,8 +150,8 @@ class Tool(_Table):
 
     def names(self) -> frozenset[str]:
         """What a profile has to say about a part for this tool."""
-        text = " ".join(argument for step in self.steps for argument in step.arguments)
-        needed = set(re.findall(r"\{(\w+)\}", text)) - {"address", "size", "file", "copy", "probe", "port"}
+        needed = {name for step in self.steps for name in _placeholders(step.arguments)}
+        needed -= {"address", "size", "file", "copy", "probe", "port"}
         needed |= {"adapter"} if self.adapters else set()
         needed |= {"family"} if self.format == "uf2" else set()
         needed |= {"label", "marker", "format"} if self.probe == "drive" else set()
@@ -159,8 +159,7 @@ class Tool(_Table):
 
     def optional_names(self) -> frozenset[str]:
         """What a profile may say about a part for this tool."""
-        text = " ".join(argument for group in self.groups.values() for argument in group)
-        named = set(re.findall(r"\{(\w+)\}", text)) - {"probe"}
+        named = {name for group in self.groups.values() for name in _placeholders(group)} - {"probe"}
         named |= {"chip_id"} if self.listed and "<chip>" in self.listed else set()
         named |= {"family", "shared_serial"} if self.probe == "drive" else set()
         return frozenset(named)
@@ -339,7 +338,7 @@ class Flasher:
                 flat += self.tool.adapters[fields["adapter"]].arguments
             else:
                 parts = self.tool.groups[group[1]]
-                if all(name in fields for name in re.findall(r"\{(\w+)\}", " ".join(parts))):
+                if _placeholders(parts) <= fields.keys():
                     flat += parts
         before = self.tool.words.get("before")
         if before is not None and version and _ordered(version) < _ordered(before):
@@ -511,7 +510,12 @@ def _checked(model: type[T], table: object, name: str) -> T:
 
 def _fill(text: str, fields: Mapping[str, str]) -> str:
     """``text`` with every ``{name}`` of ``fields`` replaced; other braces stay, Tcl has many."""
-    return re.sub(r"\{(\w+)\}", lambda found: fields.get(found[1], found[0]), text)
+    return _PLACEHOLDER.sub(lambda found: fields.get(found[1], found[0]), text)
+
+
+def _placeholders(arguments: Sequence[str]) -> set[str]:
+    """Each ``{name}`` in them."""
+    return {name for argument in arguments for name in _PLACEHOLDER.findall(argument)}
 
 
 def _to_hex(folder: Path, address: int) -> None:
