@@ -19,7 +19,7 @@ from export.graph import total_macs
 from export.planner import plan
 from tinynas import output
 from tinynas.calibration import calibrate as run_calibration
-from tinynas.commands.history import comparison
+from tinynas.commands.history import comparison, figures_of
 from tinynas.commands.layer_table import layer_table
 from tinynas.commands.phones import configure, measure_on_phone, phone_figures, verify_on_phone
 from tinynas.commands.repetitions import statistics_of
@@ -122,15 +122,7 @@ def _figures(store: MeasurementStore, stored: StoredMeasurement, energy_mj: floa
         "comparison": comparison(store, stored, output.say),
         "conditions": dict(measurement.conditions),
         "energy_mj": energy_mj,
-        "cycles": measurement.cycles,
-        "instructions": measurement.instructions,
-        "runs": measurement.runs,
-        "clock_hz": measurement.clock_hz,
-        "sram_bytes": measurement.sram_bytes,
-        "flash_bytes": measurement.flash_bytes,
-        "code_bytes": measurement.code_bytes,
-        "firmware_sha256": measurement.firmware_sha256,
-        "toolchain": measurement.toolchain,
+        **figures_of(measurement),
     }
 
 

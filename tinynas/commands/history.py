@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from devices.board import Measurement
 from devices.store import MeasurementStore, OnUnreadable, Selection, StoredMeasurement
 from tinynas import output
 from tinynas.commands.repetitions import interval_of, statistics_of
@@ -118,6 +119,21 @@ def comparison(
     }
 
 
+def figures_of(measurement: Measurement) -> dict[str, Any]:
+    """What board and image say of a measurement, under the names that the command line has for it."""
+    return {
+        "cycles": measurement.cycles,
+        "instructions": measurement.instructions,
+        "runs": measurement.runs,
+        "clock_hz": measurement.clock_hz,
+        "sram_bytes": measurement.sram_bytes,
+        "flash_bytes": measurement.flash_bytes,
+        "code_bytes": measurement.code_bytes,
+        "firmware_sha256": measurement.firmware_sha256,
+        "toolchain": measurement.toolchain,
+    }
+
+
 def _find(
     store: MeasurementStore, what: str | None, wanted: Selection, on_unreadable: OnUnreadable
 ) -> tuple[Sequence[StoredMeasurement], bool]:
@@ -152,15 +168,7 @@ def _entry(
         "latency_ms": measurement.latency_ms,
         "statistics": statistics_of(stored),
         "comparison": comparison(store, stored, on_unreadable, percent),
-        "cycles": measurement.cycles,
-        "instructions": measurement.instructions,
-        "runs": measurement.runs,
-        "clock_hz": measurement.clock_hz,
-        "sram_bytes": measurement.sram_bytes,
-        "flash_bytes": measurement.flash_bytes,
-        "code_bytes": measurement.code_bytes,
-        "firmware_sha256": measurement.firmware_sha256,
-        "toolchain": measurement.toolchain,
+        **figures_of(measurement),
         "compiler_flags": origin.compiler_flags,
         "conditions": dict(measurement.conditions),
         "inputs": origin.inputs,
