@@ -17,7 +17,7 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -98,24 +98,31 @@ def board_lock(identity: str, *, wait_s: float = 0.0, board: str | None = None) 
             os.close(descriptor)
 
 
-def _try_lock(path: Path, board: str) -> int | None:
-    """An open descriptor that holds the lock, or None when somebody else does."""
-    try:
-        while True:
-            descriptor = _open(path)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                with suppress(FileNotFoundError):
-                    # A file that somebody deleted meanwhile locks nobody out.
-                    if os.path.samestat(os.fstat(descriptor), path.stat()):
-                        return descriptor
-            except BlockingIOError:
-                os.close(descriptor)
-                return None
-            except BaseException:
-                os.close(descriptor)
-                raise
+def try_lock(path: Path, open_it: Callable[[Path], int]) -> int | None:
+    """A descriptor of ``path``, from ``open_it``, that holds the lock on it; None when somebody else holds it.
+
+    Raises OSError, also what ``open_it`` does when ``path`` is gone.
+    """
+    while True:
+        descriptor = open_it(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                # What somebody deleted meanwhile locks nobody out.
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+        except BlockingIOError:
             os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _try_lock(path: Path, board: str) -> int | None:
+    try:
+        return try_lock(path, _open)
     except OSError as error:
         raise _impossible(path.parent, board, error) from error
 
