@@ -211,7 +211,8 @@ class Flasher:
         with scratch_folder() as folder:
             version = self._version(folder)
             fields = self._fields(program, self._chosen())
-            self._stage(folder, program, fields)
+            self._stage(folder, program)
+            self._write_files(folder, fields)
             for step in self.tool.steps:
                 done = self._run(folder, self._arguments(step.arguments, fields, version), self.tool.timeout_s)
                 if done.exit_code != 0:
@@ -298,7 +299,7 @@ class Flasher:
             **self._names(),
             "address": f"{self.flashing.address:#010x}",
             "size": str(len(program)),
-            "file": f"firmware.{self.tool.format}",
+            "file": f"firmware.{self._format()}",
             "copy": "copy.bin",
         }
         if probe is not None and probe.adapter:
@@ -345,14 +346,18 @@ class Flasher:
             flat = [self.tool.words.get(argument, argument) for argument in flat]
         return [_fill(argument, fields) for argument in flat]
 
-    def _stage(self, folder: Path, program: bytes, fields: Mapping[str, str]) -> None:
-        """Put the image, in the tool's format, and the files that its commands read into an empty folder."""
+    def _format(self) -> str:
+        """What is written: the tool's format, or that of the board's drive."""
+        return self.tool.format or self._names()["format"]
+
+    def _stage(self, folder: Path, program: bytes) -> Path:
+        """Put the image into an empty folder, in the format that is written."""
         (folder / "firmware.bin").write_bytes(program)
-        if self.tool.format == "hex":
+        if self._format() == "hex":
             _to_hex(folder, self.flashing.address)
-        elif self.tool.format == "uf2":
+        elif self._format() == "uf2":
             (folder / "firmware.uf2").write_bytes(self._uf2(program))
-        self._write_files(folder, fields)
+        return folder / f"firmware.{self._format()}"
 
     def _write_files(self, folder: Path, fields: Mapping[str, str]) -> None:
         for name, text in self.tool.files.items():
@@ -375,12 +380,7 @@ class Flasher:
                 "port, or choose another runner"
             )
         with scratch_folder() as folder:
-            (folder / "firmware.bin").write_bytes(program)
-            if names["format"] == "hex":
-                _to_hex(folder, self.flashing.address)
-            elif names["format"] == "uf2":
-                (folder / "firmware.uf2").write_bytes(self._uf2(program))
-            file = folder / f"firmware.{names['format']}"
+            file = self._stage(folder, program)
             try:
                 drive = find_drive(names["label"], names["marker"], self.probe_id, names.get("shared_serial"))
                 write_to_drive(drive, file, self.tool.timeout_s)
