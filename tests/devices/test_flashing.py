@@ -34,6 +34,7 @@ from devices.flashing import Flasher, FlashError, flasher_for, tools
 from devices.processes import run_tool
 from devices.profile import device_names, load_profile, parse_profile
 from devices.uf2 import read_uf2, write_uf2
+from tests.devices.test_children import alive
 from tests.devices.test_profile import profile_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -725,20 +726,12 @@ def test_an_error_in_the_first_step_ends_it(bench: Bench, image: Callable[[str],
 # --- tools that hang, die, or are not there --------------------------------------------------------------------------
 
 
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
 def gone(pid: int) -> bool:
     """Whether a process ends, given some time."""
     deadline = time.monotonic() + 20
-    while is_running(pid) and time.monotonic() < deadline:
+    while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return not is_running(pid)
+    return not alive(pid)
 
 
 def impatient(flasher: Flasher) -> Flasher:
