@@ -107,9 +107,7 @@ def measurement(result: dict[str, Any]) -> None:
     print(f"{result['model']} on {result['board']} ({result['device']}, {result['clock_hz'] / 1e6:.0f} MHz)")
     counted = [f"{result[key]:,} {key}" for key in ("cycles", "instructions") if result[key] is not None]
     print(", ".join([f"latency {_latency(result)}", f"energy {result['energy_mj']:.2f} mJ", *counted]))
-    if result["comparison"] is not None:
-        print(_against(result["comparison"]))
-    print(f"kept as measurement {result['measurement_id']}: tinynas history {result['measurement_id']}")
+    _kept(result)
     print(f"MACs {_macs(result).strip()}")
     print(f"SRAM {result['sram_bytes']:,} B, flash {result['flash_bytes']:,} B, of it code {result['code_bytes']:,} B")
 
@@ -121,11 +119,15 @@ def _measurement_on_phone(result: dict[str, Any]) -> None:
     print()
     print(f"{result['model']} on {result['board']} ({result['device']})")
     print(f"latency {_latency(result)}, energy {result['energy_mj']:.2f} mJ, {result['runs']:,} inferences")
+    _kept(result)
+    for name, value in result["conditions"].items():
+        print(f"{name}: {one_line(value)}")
+
+
+def _kept(result: dict[str, Any]) -> None:
     if result["comparison"] is not None:
         print(_against(result["comparison"]))
     print(f"kept as measurement {result['measurement_id']}: tinynas history {result['measurement_id']}")
-    for name, value in result["conditions"].items():
-        print(f"{name}: {one_line(value)}")
 
 
 def history(result: dict[str, Any]) -> None:
