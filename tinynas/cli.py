@@ -41,6 +41,10 @@ BoardDevice = Annotated[
     str | None, typer.Option("--device", help=f"A device profile; by default the board's, or {DEFAULT_DEVICE}.")
 ]
 Board = Annotated[str, typer.Option("--board", help="emulator, serial:PORT, adb:SERIAL, or a name from boards.toml.")]
+Runs = Annotated[
+    int | None,
+    typer.Option("--runs", min=1, help="Inferences to time; by default until the median is known within 1 %."),
+]
 StreamInput = Annotated[
     bool, typer.Option("--stream-input", help="The input arrives row by row, and never exists whole in SRAM.")
 ]
@@ -146,10 +150,7 @@ def measure(
     model: Model,
     board: Board,
     device: BoardDevice = None,
-    runs: Annotated[
-        int | None,
-        typer.Option("--runs", min=1, help="Inferences to time; by default until the median is known within 1 %."),
-    ] = None,
+    runs: Runs = None,
     stream_input: StreamInput = False,
     note: Annotated[str, typer.Option("--note", help="Words of your own, kept with the measurement.")] = "",
     benchmark_model: BenchmarkModel = None,
@@ -312,11 +313,12 @@ def calibrate(
         raise typer.BadParameter(
             "give --board (emulator, serial:PORT, or a name from boards.toml), --power-trace or --latencies"
         )
+    from devices.boards import platform_of
     from tinynas.commands import boards
 
     result: dict[str, Any] = {}
     if power_trace is not None:
-        name = boards.device_of(board[0] if board else "", device)
+        name = platform_of(board[0] if board else "", device)
         result |= boards.refine_power(power_trace, name, supply_v, inferences, latency_ms)
     if board:
         result |= boards.calibrate(board, device, samples, seed)
@@ -389,9 +391,10 @@ def run(options: StudyOptions, device: BoardDevice = None, board: Board = "emula
 
     Searches, measures, refits, trains, exports, compiles, verifies and reports; a study that exists is resumed.
     """
-    from tinynas.commands import boards, show, studies
+    from devices.boards import platform_of
+    from tinynas.commands import show, studies
 
-    settings = options.settings(boards.device_of(board, device))
+    settings = options.settings(platform_of(board, device))
     _finish(studies.run(options.out, board, settings), as_json, show.run)
 
 
@@ -450,10 +453,7 @@ def measure_on_boards(
         ),
     ],
     device: BoardDevice = None,
-    runs: Annotated[
-        int | None,
-        typer.Option("--runs", min=1, help="Inferences to time; by default until the median is known within 1 %."),
-    ] = None,
+    runs: Runs = None,
     as_json: Json = False,
 ) -> None:
     """Measure many models on many boards at once.

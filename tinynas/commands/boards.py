@@ -57,11 +57,6 @@ def devices() -> dict[str, Any]:
     }
 
 
-def device_of(board_name: str, device: str | None) -> str:
-    """The device profile to use with a board: the one asked for, else what boards.toml says, else the default."""
-    return platform_of(board_name, device)
-
-
 def measure(
     path: Path,
     board_name: str,
@@ -76,7 +71,7 @@ def measure(
 
     A phone takes the file itself; ``phone`` holds the PhoneOptions that were typed.
     """
-    profile = current_profile(device_of(board_name, device))
+    profile = current_profile(platform_of(board_name, device))
     if profile.kind == "phone":
         store = MeasurementStore()
         with resolve_board(board_name, profile.name) as board:
@@ -137,7 +132,7 @@ def verify(
     phone: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run random inputs on the board and on the reference kernels."""
-    profile = load_profile(device_of(board_name, device))
+    profile = load_profile(platform_of(board_name, device))
     if profile.kind == "phone":
         with resolve_board(board_name, profile.name) as board:
             return verify_on_phone(path, configure(board, phone or {}), profile, count, seed)
