@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,12 +35,18 @@ def build_image(graph: Graph, profile: DeviceProfile, folder: Path, *, stream_in
 
 
 def random_inputs(graph: Graph, count: int, seed: int) -> list[bytes]:
-    """``count`` raw inputs for the first input of ``graph``, uniform over its type's values."""
+    """``count`` raw inputs for the first input of ``graph``, as `random_input` makes them."""
     tensor = graph.tensors[graph.inputs[0]]
     rng = np.random.default_rng(seed)
-    if tensor.dtype.value == "float32":
-        return [rng.standard_normal(tensor.shape, dtype=np.float32).tobytes() for _ in range(count)]
-    return [rng.integers(-128, 128, tensor.shape, dtype=np.int8).tobytes() for _ in range(count)]
+    return [random_input(rng, tensor.shape, np.dtype(tensor.dtype.value)) for _ in range(count)]
+
+
+def random_input(rng: np.random.Generator, shape: Sequence[int], dtype: np.dtype[Any]) -> bytes:
+    """One raw input: uniform over the values of an integer type, normal (mean 0, variance 1) of a floating one."""
+    if np.issubdtype(dtype, np.floating):
+        return rng.standard_normal(shape, dtype=np.float32).astype(dtype).tobytes()
+    limits = np.iinfo(dtype)
+    return rng.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True).tobytes()
 
 
 def measure_graph(

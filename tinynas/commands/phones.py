@@ -21,7 +21,7 @@ from export.errors import ExportError
 from export.graph import Graph, macs
 from export.reader import read_tflite
 from tinynas import output
-from tinynas.measuring import compare_with_reference
+from tinynas.measuring import compare_with_reference, random_input
 
 _INPUTS = "benchmark_model's own, at random"
 KERNEL_UNITS = 47
@@ -91,7 +91,7 @@ def verify_on_phone(path: Path, board: AdbBoard, profile: DeviceProfile, count: 
             f"the outputs of '{path}' cannot be compared: {error}; give a model with one input and one output"
         ) from error
     rng = np.random.default_rng(seed)
-    inputs = [_random(rng, source["shape"], source["dtype"]) for _ in range(count)]
+    inputs = [random_input(rng, source["shape"], np.dtype(source["dtype"])) for _ in range(count)]
     board.flash(replace(image, input_shape=tuple(int(size) for size in source["shape"])))
     outputs: list[bytes] = []
     with output.progress("verifying") as update:
@@ -115,13 +115,6 @@ def verify_on_phone(path: Path, board: AdbBoard, profile: DeviceProfile, count: 
         "tolerance": tolerance,
         "within_tolerance": comparison.max_abs_diff <= tolerance,
     }
-
-
-def _random(rng: np.random.Generator, shape: Any, dtype: Any) -> bytes:
-    if np.issubdtype(dtype, np.floating):
-        return bytes(rng.standard_normal(shape, dtype=np.float32).astype(dtype))
-    limits = np.iinfo(dtype)
-    return bytes(rng.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True))
 
 
 def _graph(path: Path) -> Graph | None:
