@@ -8,6 +8,7 @@ its confidence interval lies between two order statistics (W. J. Conover, Practi
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def is_steady(values: Sequence[float], policy: RepeatPolicy = DEFAULT) -> bool:
 
 def _is_narrow(values: Sequence[float], policy: RepeatPolicy) -> bool:
     interval = median_interval(values, policy)
-    return interval is not None and _half_width(interval, _median(sorted(values))) <= policy.half_width
+    return interval is not None and _half_width(interval, statistics.median(values)) <= policy.half_width
 
 
 def median_interval(values: Sequence[float], policy: RepeatPolicy = DEFAULT) -> tuple[float, float] | None:
@@ -164,7 +165,7 @@ def summarize(values: Sequence[float], policy: RepeatPolicy = DEFAULT) -> Summar
         raise DeviceError("there is no repetition to sum up; measure at least once")
     series = np.array([_duration(value, position) for position, value in enumerate(values)])
     ordered = sorted(values)
-    median = _median(ordered)
+    median = float(statistics.median(values))
     interval = median_interval(values, policy)
     low, high = interval or (None, None)
     half_width = None if interval is None else _half_width(interval, median)
@@ -200,11 +201,6 @@ def _duration(value: float, position: int) -> float:
             "coarse; time more inferences together, and check the clock"
         )
     return float(value)
-
-
-def _median(ordered: Sequence[float]) -> float:
-    middle = len(ordered) // 2
-    return float(ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2)
 
 
 def _half_width(interval: tuple[float, float], median: float) -> float:
