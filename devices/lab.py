@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from devices.board import Board, Image, Measurement
 from devices.errors import DeviceError
@@ -26,6 +26,18 @@ STOP_S = 10.0
 """How long boards may take to end what they are doing once nobody wants it any more."""
 
 T = TypeVar("T")
+
+
+class Named(Protocol):
+    """What work can be shared out to: the jobs alone know what else it can do."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in failures."""
+        ...
+
+
+B = TypeVar("B", bound=Named)
 
 
 @dataclass(frozen=True)
@@ -84,8 +96,8 @@ def measure_many(
 
 
 def share_out(
-    jobs: Sequence[Callable[[Board], T]],
-    boards: Sequence[Board],
+    jobs: Sequence[Callable[[B], T]],
+    boards: Sequence[B],
     on_outcome: Callable[[int, Outcome[T]], None] | None = None,
 ) -> tuple[Outcome[T], ...]:
     """Do every job on one of ``boards``, all of which work at once; what came of each, in the jobs' order.
@@ -119,13 +131,13 @@ def share_out(
     return crew.outcomes()
 
 
-class _Crew(Generic[T]):
+class _Crew(Generic[B, T]):
     """What the boards' threads share. Boards are known by their position: two may have the same name."""
 
     def __init__(
         self,
-        jobs: Sequence[Callable[[Board], T]],
-        boards: Sequence[Board],
+        jobs: Sequence[Callable[[B], T]],
+        boards: Sequence[B],
         on_outcome: Callable[[int, Outcome[T]], None] | None,
     ) -> None:
         self._jobs = jobs

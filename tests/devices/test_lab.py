@@ -12,12 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
 
-from devices.board import Image, Measurement
 from devices.boards import open_boards
 from devices.errors import DeviceError
 from devices.firmware import build_firmware
@@ -34,33 +31,12 @@ class FakeBoard:
     fails: Callable[[int], bool] = lambda job: False
     done: list[int] = field(default_factory=list)
 
-    def flash(self, image: Image) -> None:
-        raise NotImplementedError
-
-    def measure(self, inputs: Sequence[bytes], runs: int | None = None) -> Measurement:
-        raise NotImplementedError
-
-    def outputs(self, inputs: Sequence[bytes]) -> list[bytes]:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
 
 def run(boards: Sequence[FakeBoard], count: int) -> tuple[Outcome[int], ...]:
     """Jobs that square their number."""
 
-    def job(number: int) -> Callable[[object], int]:
-        def do(board: object) -> int:
-            assert isinstance(board, FakeBoard)
+    def job(number: int) -> Callable[[FakeBoard], int]:
+        def do(board: FakeBoard) -> int:
             board.done.append(number)
             if board.fails(number):
                 raise DeviceError(f"job {number} failed")
@@ -95,8 +71,7 @@ def test_boards_work_at_the_same_time() -> None:
 def test_no_board_does_two_things_at_a_time() -> None:
     busy: dict[str, int] = Counter()
 
-    def job(board: object) -> bool:
-        assert isinstance(board, FakeBoard)
+    def job(board: FakeBoard) -> bool:
         busy[board.name] += 1
         assert busy[board.name] == 1
         time.sleep(0.001)
@@ -110,8 +85,7 @@ def test_a_job_that_failed_once_is_done_elsewhere() -> None:
     """Whatever board gets it first fails it."""
     tried: list[str] = []
 
-    def job(board: object) -> str:
-        assert isinstance(board, FakeBoard)
+    def job(board: FakeBoard) -> str:
         tried.append(board.name)
         if len(tried) == 1:
             raise DeviceError("it blinked")
