@@ -164,7 +164,6 @@ def summarize(values: Sequence[float], policy: RepeatPolicy = DEFAULT) -> Summar
     if not values:
         raise DeviceError("there is no repetition to sum up; measure at least once")
     series = np.array([_duration(value, position) for position, value in enumerate(values)])
-    ordered = sorted(values)
     median = float(statistics.median(values))
     interval = median_interval(values, policy)
     low, high = interval or (None, None)
@@ -172,10 +171,11 @@ def summarize(values: Sequence[float], policy: RepeatPolicy = DEFAULT) -> Summar
     outliers = _outliers(series, median, policy)
     drift = _drift(_thinned(series), median)
     step = _step(series)
+    steady = is_steady(values, policy)
     warnings = (
-        _precision_warning(len(values), half_width, policy),
+        None if steady else _precision_warning(len(values), half_width, policy),
         _step_warning(step) or _drift_warning(drift, policy),
-        _groups_warning(ordered, policy) if step is None else None,
+        _groups_warning(series, policy) if step is None else None,
         _straggler_warning(series, median, outliers),
     )
     return Summary(
@@ -186,7 +186,7 @@ def summarize(values: Sequence[float], policy: RepeatPolicy = DEFAULT) -> Summar
         low=low,
         high=high,
         half_width=half_width,
-        is_steady=is_steady(values, policy),
+        is_steady=steady,
         outliers=outliers,
         drift=drift,
         throttled=step is not None and step.is_up,
@@ -296,15 +296,13 @@ def _step(series: NDArray[np.float64]) -> _Step | None:
     return step if (1 + as_extreme) / (1 + _PERMUTATIONS) <= SIGNIFICANCE else None
 
 
-def _precision_warning(count: int, half_width: float | None, policy: RepeatPolicy) -> str | None:
+def _precision_warning(count: int, half_width: float | None, policy: RepeatPolicy) -> str:
     if half_width is None:
         timings = "timing tells" if count == 1 else "timings tell"
         return (
             f"{count} {timings} too little for a {policy.confidence:.0%} interval of the median; measure with more "
             "--runs, or without --runs until the median is known"
         )
-    if count >= policy.at_least and half_width <= policy.half_width:
-        return None
     return (
         f"after {count} runs the median is known within ±{half_width:.1%}, and ±{policy.half_width:.1%} was asked for; "
         "allow more --runs, or take away what disturbs the board: other programs, a low battery, changing clocks"
@@ -339,12 +337,12 @@ def _drift_warning(drift: Drift | None, policy: RepeatPolicy) -> str | None:
     )
 
 
-def _groups_warning(ordered: Sequence[float], policy: RepeatPolicy) -> str | None:
+def _groups_warning(series: NDArray[np.float64], policy: RepeatPolicy) -> str | None:
     """Two groups with a gap between them: two cores, or two clocks. One median says little of both."""
-    count = len(ordered)
+    count = len(series)
     if count < _FEWEST_FOR_GROUPS:
         return None
-    values = np.array(ordered)
+    values = np.sort(series)
     fewest = max(2, math.ceil(_SMALLEST_GROUP * count))
     cut = fewest + int(np.argmax(np.diff(values)[fewest - 1 : count - fewest]))
     low, high = values[:cut], values[cut:]
