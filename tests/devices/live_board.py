@@ -9,8 +9,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from devices.firmware import SOURCE_DIR
-from tests.devices.toy_models import need, write_model
+from tests.devices.toy_models import compile_harness, write_model
 
 LIVE_INPUT_BYTES = 96
 LIVE_MODEL_ID = "0123456789abcdef"
@@ -50,20 +49,12 @@ def _hash(data: bytes) -> int:
 
 def build_live_board(folder: Path, free_bytes: int = 4096, model_id: str = LIVE_MODEL_ID) -> Path:
     """Compile it; without ``free_bytes`` for a copy of the input, an input serves one inference."""
-    need("cc")
     model = write_model(
         folder / "model", _LAYERS, arena_bytes=LIVE_INPUT_BYTES, input_bytes=LIVE_INPUT_BYTES, before=_BEFORE
     )
     header = model / "model.h"
     header.write_text(header.read_text().replace(LIVE_MODEL_ID, model_id))
-    here = Path(__file__).parent
-    sources = [SOURCE_DIR / "harness" / name for name in ("protocol.c", "model_info.c")]
-    sources += [model / "model.c", here / "live_board.c"]
-    includes = [f"-I{path}" for path in (SOURCE_DIR / "harness", SOURCE_DIR / "kernels", model, here)]
-    program = folder / "live_board"
-    flags = ["-std=c99", "-O1", "-g", "-Wall", "-Wextra", "-Werror", f"-DFREE_BYTES={free_bytes}"]
-    subprocess.run(["cc", *flags, *includes, *map(str, sources), "-o", str(program)], check=True)
-    return program
+    return compile_harness(model, "live_board.c", free_bytes, "-O1")
 
 
 class LiveBoard:

@@ -14,8 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from devices.firmware import SOURCE_DIR
-from tests.devices.toy_models import INPUT_BYTES, OUTPUT_BYTES, expected_output, need, write_model, write_streamed_model
+from tests.devices.toy_models import (
+    INPUT_BYTES,
+    OUTPUT_BYTES,
+    compile_harness,
+    expected_output,
+    write_model,
+    write_streamed_model,
+)
 
 DATA = bytes(range(100, 100 + INPUT_BYTES))
 LOAD = f"db load {INPUT_BYTES}%".encode() + b"".join(
@@ -40,15 +46,8 @@ Harness = Callable[[bytes], list[str]]
 
 
 def build(folder: Path, free_bytes: int, write: Callable[[Path], Path] = write_model) -> Harness:
-    need("cc")
-    model = write(folder / "model")
-    program = folder / "harness"
-    sources = [SOURCE_DIR / "harness" / name for name in ("protocol.c", "model_info.c")]
-    sources += [model / "model.c", Path(__file__).with_name("host_platform.c")]
-    includes = [f"-I{path}" for path in (SOURCE_DIR / "harness", SOURCE_DIR / "kernels", model)]
-    flags = ["-std=c99", "-g", "-Wall", "-Wextra", "-Werror", f"-DFREE_BYTES={free_bytes}"]
-    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    subprocess.run(["cc", *flags, *includes, *map(str, sources), "-o", str(program)], check=True)
+    sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    program = compile_harness(write(folder / "model"), "host_platform.c", free_bytes, *sanitizers)
 
     def run(sent: bytes) -> list[str]:
         done = subprocess.run([str(program)], input=sent, capture_output=True, check=False)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from devices.firmware import SOURCE_DIR
 
 INPUT_BYTES = 64
 OUTPUT_BYTES = 4
@@ -134,6 +137,19 @@ def write_streamed_model(folder: Path, *, stream_input: bool = False) -> Path:
     invoked = f"const uint8_t tn_model_order[TN_MODEL_STEPS] = {{{', '.join(map(str, order))}}};\n"
     invoked += STREAMED_INPUT_INVOKE if stream_input else STREAMED_INVOKE
     return write_model(folder, layers, before="static int row;", declared=declared, invoked=invoked)
+
+
+def compile_harness(model: Path, platform: str, free_bytes: int, *flags: str) -> Path:
+    """The harness with ``model`` as a program of the host; ``platform`` names a source file beside this one."""
+    need("cc")
+    here = Path(__file__).parent
+    program = model.parent / "harness"
+    sources = [SOURCE_DIR / "harness" / name for name in ("protocol.c", "model_info.c")]
+    sources += [model / "model.c", here / platform]
+    includes = [f"-I{path}" for path in (SOURCE_DIR / "harness", SOURCE_DIR / "kernels", model, here)]
+    flags = ("-std=c99", "-g", "-Wall", "-Wextra", "-Werror", f"-DFREE_BYTES={free_bytes}", *flags)
+    subprocess.run(["cc", *flags, *includes, *map(str, sources), "-o", str(program)], check=True)
+    return program
 
 
 def need(*tools: str) -> None:
