@@ -76,7 +76,7 @@ class FakePhone:
     features: tuple[str, ...] = ("shell_v2", "cmd", "fixed_push_mkdir")
     """``shell_v2`` or not is what decides how shells talk."""
     mood: str = "well"
-    """``well``, ``unauthorized`` (never accepts a key), or ``silent`` (accepts connections and says nothing)."""
+    """``well``, or ``unauthorized`` (never accepts a key)."""
     faults: Faults = field(default_factory=Faults)
     boot_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     commands: list[str] = field(default_factory=list)
@@ -247,8 +247,6 @@ class _Transport:
         raise DroppedError
 
     def _greet(self) -> None:
-        if self.phone.mood == "silent":
-            return
         if self.phone.mood == "unauthorized":
             self.send(b"AUTH", AUTH_TOKEN, 0, os.urandom(20))
             return
