@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -20,6 +18,7 @@ from devices.errors import DeviceError
 from devices.firmware import build_firmware
 from devices.lab import Failure, MeasureJob, Outcome, measure_many, share_out
 from devices.profile import load_profile
+from tests.devices.processes import start_program
 from tests.devices.toy_models import INPUT_BYTES, write_model
 
 
@@ -218,9 +217,10 @@ def test_an_interrupt_ends_it() -> None:
         "try: share_out([job] * 100, [Board(), Board()])\n"
         "except KeyboardInterrupt: print('interrupted', flush=True)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+    process, said = start_program(program)
+    with process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "working\n"
+        assert said == "working"
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read().split()
         assert process.wait(60) == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import pytest
 
 from devices.errors import DeviceError
 from devices.locks import BoardBusyError, board_lock, lock_folder, port_identity
+from tests.devices.processes import run_together, start_program
 
 HOLD = """
 import sys
@@ -34,12 +34,10 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextmanager
 def held_by_another(identity: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, identity], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    process, said = start_program(HOLD, identity)
+    with process:
         try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "held\n"
+            assert said == "held"
             yield process
         finally:
             process.kill()
@@ -110,8 +108,7 @@ def test_many_processes_are_never_inside_together(tmp_path: Path) -> None:
         "    with board_lock('probe:1', wait_s=60):\n"
         "        value = int(counter.read_text()); time.sleep(0.001); counter.write_text(str(value + 1))\n"
     )
-    processes = [subprocess.Popen([sys.executable, "-c", program, str(counter)]) for _ in range(4)]
-    assert [process.wait() for process in processes] == [0] * 4
+    run_together(program, counter)
     assert counter.read_text() == "80"
 
 
@@ -133,15 +130,14 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_killed_process() -> None:
         "    os.read(ready, 1)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        child = int(process.stdout.readline())
+    process, child = start_program(program)
+    with process:
         assert process.wait() == -signal.SIGKILL
         try:
             with board_lock("probe:1"):
                 pass
         finally:
-            os.kill(child, signal.SIGKILL)
+            os.kill(int(child), signal.SIGKILL)
 
 
 def test_a_forked_child_that_leaves_the_block_does_not_unlock_it() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from devices.scratch import PREFIX, scratch_folder
+from tests.devices.processes import run_together, start_program
 
 HOLD = """
 import sys; from pathlib import Path; from devices.scratch import scratch_folder
@@ -21,11 +21,8 @@ with scratch_folder(Path(sys.argv[1])) as folder:
 
 
 def hold(place: Path) -> tuple[subprocess.Popen[str], Path]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    return process, Path(process.stdout.readline().strip())
+    process, folder = start_program(HOLD, place)
+    return process, Path(folder)
 
 
 def test_a_folder_goes_with_its_block(tmp_path: Path) -> None:
@@ -77,6 +74,5 @@ def test_many_at_once_do_not_take_each_others(tmp_path: Path) -> None:
         "    with scratch_folder(Path(sys.argv[1])) as folder:\n"
         "        (folder / 'file').write_text(str(turn)); assert (folder / 'file').read_text() == str(turn)\n"
     )
-    processes = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) for _ in range(4)]
-    assert [process.wait() for process in processes] == [0] * 4
+    run_together(program, tmp_path)
     assert list(tmp_path.iterdir()) == []
