@@ -14,26 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from devices.board import Measurement, OperatorTime
+from devices.board import OperatorTime
 from devices.errors import DeviceError
 from devices.store import SCHEMA_VERSION, MeasurementStore, Provenance, Selection, default_store_path
+from tests.devices.measurements import EMULATED as ONE
 
-ONE = Measurement(
-    board="emulator:netduinoplus2",
-    device="stm32f405",
-    model_id="0123456789abcdef",
-    latency_ms=1.25,
-    cycles=178_000,
-    instructions=150_000,
-    layer_cycles=(100_000, 78_000),
-    runs=5,
-    clock_hz=168_000_000,
-    sram_bytes=4_096,
-    flash_bytes=20_000,
-    code_bytes=1_500,
-    firmware_sha256="ab" * 32,
-    toolchain="arm-none-eabi-gcc 12.2.1",
-)
 FEATURES = ({"kind": "CONV_2D", "macs": 1000}, {"kind": "FULLY_CONNECTED", "macs": 64})
 
 

@@ -19,9 +19,11 @@ from xml.etree import ElementTree
 import pytest
 
 from devices.board import Image, Measurement, OperatorTime
+from devices.closing import Closing
 from devices.errors import DeviceError
 from devices.statistics import summarize
 from devices.store import MeasurementStore, Provenance
+from tests.devices.measurements import EMULATED
 from tests.devices.toy_models import need
 from tests.tinynas.conftest import Tinynas
 from tinynas.commands import boards
@@ -29,21 +31,13 @@ from tinynas.commands.history import moment_of
 from tinynas.errors import SearchError
 from tinynas.models import load_model
 
-ONE = Measurement(
-    board="emulator:netduinoplus2",
-    device="stm32f405",
-    model_id="0123456789abcdef",
+ONE = replace(
+    EMULATED,
     latency_ms=2.0,
     cycles=300_000,
     instructions=250_000,
     layer_cycles=(200_000, 100_000),
     runs=1,
-    clock_hz=168_000_000,
-    sram_bytes=4_096,
-    flash_bytes=20_000,
-    code_bytes=1_500,
-    firmware_sha256="ab" * 32,
-    toolchain="arm-none-eabi-gcc 12.2.1",
     latencies_ms=(2.0,),
 )
 ORIGIN = Provenance(
@@ -360,7 +354,7 @@ def test_failures_in_the_junit_report(tinynas: Tinynas, store: MeasurementStore,
 # Measuring
 
 
-class Bench:
+class Bench(Closing):
     """A real board, but for the board."""
 
     name = "bench-3"
@@ -392,11 +386,6 @@ class Bench:
         raise DeviceError("not asked for")
 
     def close(self) -> None: ...
-
-    def __enter__(self) -> Bench:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 @pytest.fixture

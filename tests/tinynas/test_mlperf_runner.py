@@ -13,13 +13,13 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
 import serial
 
+from devices.closing import Closing
 from devices.profile import load_profile
 from tests.devices.toy_models import need
 from tests.tinynas.conftest import Tinynas
@@ -31,19 +31,14 @@ SCRIPTS = {"vww01": (20, 5), "ic01": (20, 5), "kws01": (70, 10), "ad01": (1500, 
 """Inferences and warm-ups of the runner's own tests_performance.yaml."""
 
 
-class Runner:
+class Runner(Closing):
     """The runner's side of the line."""
 
     def __init__(self, port: str) -> None:
         self._port = serial.Serial(port, 115_200, timeout=0.1)
         self._received = b""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._port.close()
 
     def say(self, command: str) -> list[str]:
