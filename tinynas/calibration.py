@@ -35,7 +35,6 @@ from tinynas.cost_model import (
     FloatArray,
     LayerFeatures,
     MeasuredNetwork,
-    compare,
     layer_errors,
     layer_features,
     prior,
@@ -123,14 +122,14 @@ def calibrate(
             update(spaces.total(), samples, "networks")
     if not networks:
         raise SearchError(f"no network of any search space fits {profile.name}, so there is nothing to measure")
-    actual = [sum(network.cycles) for network in networks]
+    refitted, after = model.refit_and_judge(networks)
     return Calibration(
-        model=model.refit(networks),
+        model=refitted,
         networks=tuple(networks),
         spaces=dict(sorted(spaces.items())),
         ignored=ignored,
         before=model.fit_of(networks),
-        after=compare(model.left_out_predictions(networks), actual),
+        after=after,
     )
 
 

@@ -145,13 +145,18 @@ class CostModel:
         The interval is found from networks that are left out, each predicted by a fit to others. Raises SearchError
         when there is nothing to fit to.
         """
+        return self.refit_and_judge(measured)[0]
+
+    def refit_and_judge(self, measured: Sequence[MeasuredNetwork]) -> tuple[CostModel, Fit]:
+        """The same, and how well the networks that are left out were predicted."""
         if not measured:
             raise SearchError("nothing has been measured, so there is nothing to fit the cost model to")
         actual = [sum(network.cycles) for network in measured]
         departure, left_out = self._judged(measured)
         fitted = self._fitted(measured, departure)
         errors = [abs(p - a) / p for p, a in zip(left_out, actual, strict=True)]
-        return dataclasses.replace(fitted, relative_error=max(_SMALLEST_ERROR, _upper_quantile(errors, CONFIDENCE)))
+        error = max(_SMALLEST_ERROR, _upper_quantile(errors, CONFIDENCE))
+        return dataclasses.replace(fitted, relative_error=error), compare(left_out, actual)
 
     def left_out_predictions(self, measured: Sequence[MeasuredNetwork]) -> list[float]:
         """Cycles of each network, predicted by this model once it was refitted to others alone."""

@@ -174,8 +174,9 @@ def measure_and_refit(workspace: Workspace, board: Board) -> None:
                 study.append(measured_event(architecture, "random", measurement, predicted))
             update(position, len(batch), "candidates")
     networks = measured_networks(workspace)
-    before, after = workspace.first_model.fit_of(networks), refit_quality(workspace)
-    workspace.first_model.refit(networks).save(study.folder / REFITTED_MODEL)
+    before = workspace.first_model.fit_of(networks)
+    refitted, after = workspace.first_model.refit_and_judge(networks)
+    refitted.save(study.folder / REFITTED_MODEL)
     study.append(
         CostModelRefitted(board=board.name, measurements=len(networks), mape_before=before.mape, mape_after=after.mape)
     )

@@ -147,6 +147,8 @@ def test_networks_are_judged_by_fits_to_others() -> None:
     assert left_out[0] == pytest.approx(sum(measured[0].cycles), rel=0.2)
     assert len(M4.left_out_predictions(networks(M4, 23))) == 23
     assert M4.left_out_predictions(measured[:1]) == [M4.cycles(measured[0].layers)]
+    judged = compare(M4.left_out_predictions(measured), [sum(network.cycles) for network in measured])
+    assert M4.refit_and_judge(measured) == (M4.refit(measured), judged)
 
 
 def test_a_real_boards_latency_is_predicted_though_it_counts_wait_states() -> None:
