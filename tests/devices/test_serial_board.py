@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -485,7 +485,7 @@ def test_a_board_that_does_not_come_back_is_an_error(bench: Bench, live_image: F
 
 
 class Server:
-    """Passes a TCP connection on to a board; with ``answer``, by way of what that makes of the bytes."""
+    """Passes a TCP connection on to a board, perhaps as RFC 2217 has it."""
 
     def __init__(self, live: LiveBoard, as_rfc2217: bool) -> None:
         self._live = live
@@ -552,33 +552,23 @@ class Server:
 
 
 @pytest.mark.parametrize("scheme", ["socket", "rfc2217"])
-def test_a_board_across_the_network(
-    scheme: str, program: Path, live_image: FirmwareImage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("TINYNAS_LOCKS", str(tmp_path / "locks"))
-    live = LiveBoard(program)
-    server = Server(live, scheme == "rfc2217")
-    try:
-        with SerialBoard(f"{scheme}://{server.address}", F405, patience=HASTY, replug_s=5.0) as board:
-            board.flash(live_image)
-            assert board.outputs(LIVE_INPUTS) == [live_output(data) for data in LIVE_INPUTS]
-            measured = board.measure(LIVE_INPUTS[:1], 2)
-            assert measured.latency_ms == live_ticks(LIVE_INPUTS[0]) / 1e5
-            server.cut()
-            assert board.outputs(LIVE_INPUTS) == [live_output(data) for data in LIVE_INPUTS]
-            assert server.accepted == 2
-    finally:
-        server.close()
-        live.close()
+def test_a_board_across_the_network(scheme: str, bench: Bench, live_image: FirmwareImage) -> None:
+    with (
+        closing(Server(bench.live, scheme == "rfc2217")) as server,
+        SerialBoard(f"{scheme}://{server.address}", F405, patience=HASTY, replug_s=5.0) as board,
+    ):
+        board.flash(live_image)
+        assert board.outputs(LIVE_INPUTS) == [live_output(data) for data in LIVE_INPUTS]
+        measured = board.measure(LIVE_INPUTS[:1], 2)
+        assert measured.latency_ms == live_ticks(LIVE_INPUTS[0]) / 1e5
+        server.cut()
+        assert board.outputs(LIVE_INPUTS) == [live_output(data) for data in LIVE_INPUTS]
+        assert server.accepted == 2
 
 
-def test_a_socket_has_no_speed_to_set(program: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TINYNAS_LOCKS", str(tmp_path / "locks"))
-    live = LiveBoard(program)
-    server = Server(live, False)
-    try:
-        with pytest.raises(DeviceError, match="no speed can be set; leave out its baud, or use rfc2217://"):
-            SerialBoard(f"socket://{server.address}", F405, baud=921_600)
-    finally:
-        server.close()
-        live.close()
+def test_a_socket_has_no_speed_to_set(bench: Bench) -> None:
+    with (
+        closing(Server(bench.live, False)) as server,
+        pytest.raises(DeviceError, match="no speed can be set; leave out its baud, or use rfc2217://"),
+    ):
+        SerialBoard(f"socket://{server.address}", F405, baud=921_600)
