@@ -20,6 +20,7 @@ from devices.firmware import FirmwareImage, build_firmware
 from devices.ports import Port, open_port
 from devices.profile import load_profile
 from devices.protocol import BoardReplyError, SerialSession
+from tests.devices.test_harness import check
 from tests.devices.toy_models import INPUT_BYTES, expected_output, write_model
 
 F405 = load_profile("stm32f405")
@@ -96,8 +97,7 @@ def test_noise_on_the_line_is_answered_with_an_error(toy_board: EmulatedBoard) -
 
 def test_a_load_that_loses_bytes_or_changes_them_is_refused(toy_board: EmulatedBoard) -> None:
     def load(crc: int) -> bytes:
-        text = f"load {INPUT_BYTES} 0 {INPUT_BYTES} {crc:08x}"
-        return f"check 1 {zlib.crc32(f'1 {text}'.encode()):08x} {text}%".encode()
+        return check(f"load {INPUT_BYTES} 0 {INPUT_BYTES} {crc:08x}")
 
     session = session_of(toy_board)
     assert b"CRC mismatch" in answer_to(toy_board, load(zlib.crc32(DATA) ^ 1) + DATA)
