@@ -36,7 +36,7 @@ def plugged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[ListPortInf
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[tuple[str, int]]:
+def terminal() -> Iterator[tuple[str, int]]:
     """A pseudo-terminal's path and its other end."""
     end, other = os.openpty()
     tty.setraw(other)
@@ -148,7 +148,7 @@ def test_a_port_that_is_just_coming_back_is_waited_for(
         await_port("OTHER", 0)
 
 
-def test_a_board_is_found_again_at_another_path(plugged: list[ListPortInfo], terminal: tuple[str, int]) -> None:
+def test_a_board_is_found_again_at_another_path(plugged: list[ListPortInfo]) -> None:
     """By its USB serial number, and by the interface of it; what has its path by now is somebody else."""
     ends = [os.openpty() for _ in range(3)]
     paths = [os.ttyname(other) for _, other in ends]
