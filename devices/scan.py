@@ -57,15 +57,17 @@ def scan() -> Scan:
     return Scan(list_ports(), _merge(seen), phones, tuple(notes))
 
 
-def entry_of_port(port: PortInfo, entries: Iterable[BoardEntry]) -> BoardEntry | None:
-    """The board of the lab that is on a port, however the two are written."""
-    for entry in entries:
-        if entry.serial is None:
-            continue
-        path = path_of_port(entry.serial)
-        if path in (port.path, port.by_id) or port_identity(path) == port_identity(port.path):
-            return entry
-    return None
+def entries_by_port(ports: Iterable[PortInfo], entries: Iterable[BoardEntry]) -> dict[str, BoardEntry]:
+    """The boards of the lab that are on ``ports``, by the ports' paths, however the two are written."""
+    # Once for each board, not for each pair: to find a USB serial number, all ports are listed.
+    named = {path_of_port(entry.serial): entry for entry in entries if entry.serial is not None}
+    identified = {port_identity(path): entry for path, entry in named.items()}
+    found: dict[str, BoardEntry] = {}
+    for port in ports:
+        entry = named.get(port.by_id or "") or identified.get(port_identity(port.path))
+        if entry is not None:
+            found[port.path] = entry
+    return found
 
 
 def entry_of_probe(probe: FoundProbe, entries: Iterable[BoardEntry]) -> BoardEntry | None:
@@ -87,9 +89,10 @@ def proposals(found: Scan, entries: Sequence[BoardEntry]) -> tuple[BoardEntry, .
     """
     proposed: list[BoardEntry] = []
     names = {entry.id for entry in entries}
+    listed = entries_by_port(found.ports, entries)
     for port in found.ports:
         serial = _lasting_name(port, found.ports)
-        if serial is None or entry_of_port(port, entries) is not None:
+        if serial is None or port.path in listed:
             continue
         # Of several ports of one device, the first is that of the board behind the probe.
         free = (probe for probe in found.probes if entry_of_probe(probe, (*entries, *proposed)) is None)

@@ -17,7 +17,7 @@ from devices.firmware import FirmwareImage
 from devices.lab import Outcome, share_out
 from devices.measured_power import current_profile
 from devices.profile import DeviceProfile
-from devices.scan import entry_of_phone, entry_of_port, entry_of_probe, proposals, to_toml
+from devices.scan import entries_by_port, entry_of_phone, entry_of_probe, proposals, to_toml
 from devices.scan import scan as scan_machine
 from devices.scratch import scratch_folder
 from devices.store import MeasurementStore, StoredMeasurement
@@ -37,7 +37,7 @@ def scan(write: bool) -> dict[str, Any]:
     """What is plugged in, whether boards.toml has it, and what would be added to that; with ``write`` it is."""
     path, entries = boards_file(), known_boards()
     found = scan_machine()
-    proposed = proposals(found, entries)
+    on_port, proposed = entries_by_port(found.ports, entries), proposals(found, entries)
     text = to_toml(proposed)
     if write and proposed:
         _append(path, text)
@@ -51,7 +51,7 @@ def scan(write: bool) -> dict[str, Any]:
                 "vid": port.vid,
                 "pid": port.pid,
                 "product": port.product,
-                "board": _id(entry_of_port(port, entries)),
+                "board": _id(on_port.get(port.path)),
             }
             for port in found.ports
         ],
