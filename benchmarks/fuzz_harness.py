@@ -24,6 +24,7 @@ from typing import Any
 
 from devices.firmware import SOURCE_DIR
 
+HARNESS = SOURCE_DIR / "harness"
 DRIVER = Path(__file__).resolve().parent.parent / "tests" / "devices"
 FLAGS = ("-std=gnu99", "-g", "-O1", "-Wall", "-Wextra", "-Werror")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -33,17 +34,27 @@ class FaultFoundError(Exception):
     """An input made the harness fail; the message has the fault and the input."""
 
 
-def build(folder: Path, harness: Path = SOURCE_DIR / "harness") -> Path:
-    """Compile the driver with the harness's sources in ``harness``."""
+def compile_driver(folder: Path) -> Path:
+    """Compile what judges the harness, whichever it is."""
+    driver = folder / "driver.o"
+    _compile(f"-I{HARNESS}", "-c", DRIVER / "fuzz_harness.c", "-o", driver)
+    return driver
+
+
+def build(folder: Path, driver: Path, harness: Path = HARNESS) -> Path:
+    """Compile the harness's sources in ``harness`` and link them with the driver."""
+    protocol, program = folder / "protocol.o", folder / "fuzz_harness"
+    coverage = "-fsanitize-coverage=trace-pc"
+    _compile(f"-I{harness}", coverage, "-c", DRIVER / "fuzz_protocol.c", "-o", protocol)
+    _compile(driver, protocol, "-lm", "-o", program)
+    return program
+
+
+def _compile(*arguments: str | Path) -> None:
     compiler = shutil.which("gcc")
     if compiler is None:
         raise SystemExit("fuzzing needs gcc, whose coverage feeds back which inputs reach new code; install gcc")
-    command = [compiler, *FLAGS, *SANITIZERS, f"-I{harness}"]
-    part, program = folder / "protocol.o", folder / "fuzz_harness"
-    protocol = [*command, "-fsanitize-coverage=trace-pc", "-c", str(DRIVER / "fuzz_protocol.c"), "-o", str(part)]
-    subprocess.run(protocol, check=True)
-    subprocess.run([*command, str(DRIVER / "fuzz_harness.c"), str(part), "-lm", "-o", str(program)], check=True)
-    return program
+    subprocess.run([compiler, *FLAGS, *SANITIZERS, *arguments], check=True)
 
 
 def fuzz(program: Path, inputs: int, seed: int) -> dict[str, Any]:
@@ -63,7 +74,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tinynas-fuzz-") as folder:
-        program = build(Path(folder))
+        program = build(Path(folder), compile_driver(Path(folder)))
         start = time.monotonic()
         try:
             counted = fuzz(program, options.inputs, options.seed)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fuzz_harness import FaultFoundError, build, fuzz
-from devices.firmware import SOURCE_DIR
+from benchmarks.fuzz_harness import HARNESS, FaultFoundError, build, compile_driver, fuzz
 from tests.devices.toy_models import need
 
 INPUTS = 100_000
@@ -39,9 +38,14 @@ FAULTS = {
 }
 
 
-def test_a_hundred_thousand_inputs_find_nothing(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     need("gcc")
-    counted = fuzz(build(tmp_path), INPUTS, seed=20)
+    return compile_driver(tmp_path_factory.mktemp("driver"))
+
+
+def test_a_hundred_thousand_inputs_find_nothing(driver: Path, tmp_path: Path) -> None:
+    counted = fuzz(build(tmp_path, driver), INPUTS, seed=20)
     # Nothing would be found where nothing is reached.
     least = {"checked": 100_000, "pieces": 50_000, "spoilt_pieces": 10_000, "loads": 20_000, "inferences": 10_000}
     assert {name: counted[name] for name in least if counted[name] < least[name]} == {}
@@ -49,14 +53,13 @@ def test_a_hundred_thousand_inputs_find_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_found(fault: str, tmp_path: Path) -> None:
-    need("gcc")
+def test_a_fault_is_found(fault: str, driver: Path, tmp_path: Path) -> None:
     harness = tmp_path / "harness"
-    shutil.copytree(SOURCE_DIR / "harness", harness)
+    shutil.copytree(HARNESS, harness)
     source = (harness / "protocol.c").read_text()
     right, wrong = FAULTS[fault]
     assert source.count(right) == 1
     (harness / "protocol.c").write_text(source.replace(right, wrong))
-    program = build(tmp_path, harness)
+    program = build(tmp_path, driver, harness)
     with pytest.raises(FaultFoundError, match=r"the input that did it: replay \d+ \d+"):
         fuzz(program, INPUTS, seed=20)
