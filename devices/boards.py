@@ -28,6 +28,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -179,6 +180,7 @@ def known_boards() -> tuple[BoardEntry, ...]:
     return parse_boards(text, path)
 
 
+@cache  # every board that is opened asks for the list, and each USB serial number in it has all ports listed
 def parse_boards(text: str, path: Path) -> tuple[BoardEntry, ...]:
     """The boards that the TOML ``text`` of ``path`` lists. Raises DeviceError naming the file, the board, the field."""
     raw: dict[str, Any] = {}
