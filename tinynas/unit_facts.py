@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from devices.profile import DeviceProfile
 from export.flash import LayerFlash, core_of, layer_flash
-from export.graph import Graph, OpKind, total_macs
-from export.kernels import kernels_of, tensors_in_planes
+from export.graph import Graph, total_macs
+from export.kernels import can_read_planes, can_write_planes, kernels_of, tensors_in_planes
 from export.kernels.kernel import Kernel
 from export.links import Link, chain
 from export.optimize import optimize
@@ -120,7 +120,7 @@ def _shapes(graph: Graph) -> list[object]:
 def _may_read_planes(graph: Graph, kernels: tuple[Kernel, ...]) -> bool:
     """As `export.kernels.tensors_in_planes` decides for the whole network's."""
     readers = [
-        kernel.planes and operator.kind is OpKind.DEPTHWISE_CONV_2D
+        can_read_planes(operator, kernel)
         for operator, kernel in zip(graph.operators, kernels, strict=True)
         if graph.inputs[0] in operator.inputs
     ]
@@ -132,10 +132,7 @@ def _may_write_planes(graph: Graph, kernels: tuple[Kernel, ...]) -> bool:
     if any(output in operator.inputs for operator in graph.operators):
         return False
     return any(
-        operator.outputs[0] == output
-        and kernel.planes
-        and operator.kind is OpKind.CONV_2D
-        and graph.tensors[output].shape[2] > 1
+        operator.outputs[0] == output and can_write_planes(graph, operator, kernel)
         for operator, kernel in zip(graph.operators, kernels, strict=True)
     )
 

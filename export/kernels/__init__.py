@@ -100,20 +100,32 @@ def kernels_of(graph: Graph, instruction_set: InstructionSet) -> tuple[Kernel, .
     return tuple(kernel_of(graph, operator, instruction_set) for operator in graph.operators)
 
 
+def can_write_planes(graph: Graph, operator: Operator, kernel: Kernel) -> bool:
+    """Whether a layer that ``kernel`` runs can store its output's rows channel by channel: a dense convolution.
+
+    Where a row is one pixel there is nothing to choose.
+    """
+    return kernel.planes and operator.kind is OpKind.CONV_2D and graph.output_tensor(operator).shape[2] > 1
+
+
+def can_read_planes(operator: Operator, kernel: Kernel) -> bool:
+    """Whether a layer that ``kernel`` runs can read rows that are stored channel by channel: a depthwise one."""
+    return kernel.planes and operator.kind is OpKind.DEPTHWISE_CONV_2D
+
+
 def tensors_in_planes(graph: Graph, kernels: Sequence[Kernel]) -> frozenset[int]:
     """Tensors whose rows are stored channel by channel: their producer can write, and all their readers can read them.
 
-    ``kernels`` are those of the layers. A dense convolution produces such a tensor, and depthwise layers alone read it.
-    Where a row is one pixel there is nothing to choose.
+    ``kernels`` are those of the layers.
     """
     writable = {
         operator.outputs[0]
         for operator, kernel in zip(graph.operators, kernels, strict=True)
-        if kernel.planes and operator.kind is OpKind.CONV_2D and graph.output_tensor(operator).shape[2] > 1
+        if can_write_planes(graph, operator, kernel)
     }
     read: set[int] = set()
     for operator, kernel in zip(graph.operators, kernels, strict=True):
         read.update(operator.inputs)
-        if not kernel.planes or operator.kind is not OpKind.DEPTHWISE_CONV_2D:
+        if not can_read_planes(operator, kernel):
             writable.difference_update(operator.inputs)
     return frozenset(writable & read - set(graph.outputs))
