@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import nnls
 
 from devices.board import Board
 from devices.boards import resolve_board
@@ -36,7 +35,14 @@ from export.planner import plan
 from export.synthetic import with_random_weights
 from scripts.single_layers import fallback_layers, random_layers, scarce_layers, single_layer_graphs
 from tinynas.calibration import make_pool
-from tinynas.cost_model import CostModel, MeasuredNetwork, layer_errors, layer_features
+from tinynas.cost_model import (
+    CostModel,
+    MeasuredNetwork,
+    by_feature,
+    layer_errors,
+    layer_features,
+    non_negative_least_squares,
+)
 from tinynas.layer_features import FEATURES
 from tinynas.measuring import random_inputs
 
@@ -140,8 +146,8 @@ def fit_core(core: str, device: str, cache: Path | None) -> dict[str, dict[str, 
     kernels = sorted({layer.kernel for network in found for layer in network.layers} - {VIEW.name})
     coefficients = {kernel: fit_kernel(core, kernel, found) for kernel in kernels}
     coefficients[VIEW.name] = {}
-    by_feature = {k: tuple(weights.get(name, 0.0) for name in FEATURES) for k, weights in coefficients.items()}
-    fit = CostModel(core, by_feature, "", 1.0).fit_of([network for network in found if len(network.layers) > 1])
+    fitted = CostModel(core, {kernel: by_feature(weights) for kernel, weights in coefficients.items()}, "", 1.0)
+    fit = fitted.fit_of([network for network in found if len(network.layers) > 1])
     print(f"{core}: {fit.networks} networks, {fit.mape:.2f} % mean error, tau {fit.kendall_tau:.3f}", flush=True)
     print(f"{core}: {len(found)} networks and layers", flush=True)
     return coefficients
@@ -157,10 +163,7 @@ def fit_kernel(core: str, kernel: str, found: list[MeasuredNetwork]) -> dict[str
                 cycles.append(count)
                 errors.append(error)
     layers, target, scale = np.array(rows), np.array(cycles), np.array(errors)
-    design = layers / scale[:, np.newaxis]
-    size = np.maximum(np.linalg.norm(design, axis=0), 1e-12)
-    answer, _ = nnls(design / size, target / scale)
-    answer = np.round(answer / size, 3)
+    answer = np.round(non_negative_least_squares(layers / scale[:, np.newaxis], target / scale), 3)
     off = layers @ answer / target - 1
     print(
         f"  {core} {kernel}: {len(target)} layers, off by {100 * np.sqrt(np.mean(off**2)):.2f} % (rms), "

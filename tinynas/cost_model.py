@@ -235,7 +235,7 @@ class CostModel:
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content["features"]
             if version == features_version():
-                coefficients = {name: _by_feature(weights) for name, weights in content["coefficients"].items()}
+                coefficients = {name: by_feature(weights) for name, weights in content["coefficients"].items()}
                 error, unmeasured = float(content["relative_error"]), frozenset(map(str, content["unmeasured"]))
                 return cls(content["core"], coefficients, content["source"], error, unmeasured)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -279,15 +279,20 @@ class Belief:
         root = np.linalg.cholesky(self.precision).T
         design = np.vstack([layers / errors[:, np.newaxis], root])
         target = np.concatenate([cycles / errors, root @ self.mean])
-        # Columns of like size, for the solver's tolerances are absolute.
-        size = np.maximum(np.linalg.norm(design, axis=0), 1e-12)
-        answer, _ = nnls(design / size, target)
-        return np.asarray(answer / size, np.float64)
+        return non_negative_least_squares(design, target)
 
     def after(self, layers: FloatArray, errors: FloatArray) -> Belief:
         """The belief, less its mean, once layers like these have been measured."""
         weighted = layers / errors[:, np.newaxis]
         return Belief(self.mean, self.precision + weighted.T @ weighted)
+
+
+def non_negative_least_squares(design: FloatArray, target: FloatArray) -> FloatArray:
+    """The non-negative coefficients of the columns of ``design`` [rows, columns] that come closest to ``target`` [rows]."""
+    # Columns of like size, for the solver's tolerances are absolute.
+    size = np.maximum(np.linalg.norm(design, axis=0), 1e-12)
+    answer, _ = nnls(design / size, target)
+    return np.asarray(answer / size, np.float64)
 
 
 def layer_errors(network: MeasuredNetwork) -> list[float]:
@@ -348,12 +353,12 @@ def prior(core: str) -> CostModel:
     base = table["cores"][entry["like"]] if "like" in entry else entry
     factor = entry.get("factor", 1.0)
     coefficients = {
-        kernel: tuple(factor * value for value in _by_feature(weights)) for kernel, weights in base["kernels"].items()
+        kernel: tuple(factor * value for value in by_feature(weights)) for kernel, weights in base["kernels"].items()
     }
     return CostModel(core, coefficients, entry["source"], PRIOR_ERROR)
 
 
-def _by_feature(weights: Mapping[str, float]) -> tuple[float, ...]:
+def by_feature(weights: Mapping[str, float]) -> tuple[float, ...]:
     """Coefficients in the order of FEATURES. Raises ValueError for a name that is none of them."""
     if unknown := weights.keys() - set(FEATURES):
         raise ValueError(f"there is no feature '{min(unknown)}'")
