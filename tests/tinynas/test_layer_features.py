@@ -19,6 +19,7 @@ from export.kernels import VIEW, all_kernels, candidate_kernels, kernel_of
 from export.planner import plan
 from export.synthetic import with_random_weights
 from scripts.single_layers import random_layers
+from tests.tinynas.test_candidate import SHAPES
 from tinynas import layer_features as module
 from tinynas.layer_features import (
     FEATURES,
@@ -29,16 +30,9 @@ from tinynas.layer_features import (
     layer_features,
 )
 from tinynas.lower import lower
-from tinynas.space import InputShape, load_space, space_names
+from tinynas.space import load_space, space_names
 
 INSTRUCTION_SETS: tuple[InstructionSet, ...] = ("generic", "dsp", "helium")
-SHAPES: dict[str, InputShape] = {
-    "mobilenet": (64, 64, 3),
-    "mobilenet_small": (28, 28, 1),
-    "nasbench201": (32, 32, 3),
-    "resnet": (32, 32, 3),
-    "sensor": (100, 1, 6),
-}
 
 
 def counts(layer: LayerFeatures) -> dict[str, float]:
