@@ -288,7 +288,7 @@ class Belief:
 
 
 def non_negative_least_squares(design: FloatArray, target: FloatArray) -> FloatArray:
-    """The non-negative coefficients of the columns of ``design`` [rows, columns] that come closest to ``target`` [rows]."""
+    """The non-negative coefficients of the columns of ``design`` [rows, columns] that come closest to ``target``."""
     # Columns of like size, for the solver's tolerances are absolute.
     size = np.maximum(np.linalg.norm(design, axis=0), 1e-12)
     answer, _ = nnls(design / size, target)
