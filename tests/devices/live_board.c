@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@
 
 #define TICKS_PER_SECOND 100000000u /* of the model's clock; what waits goes by the host's */
 #define RING_BYTES 4096u
+#define DRAIN_MS 500u /* nobody may be reading */
 
 static uint8_t free_memory[FREE_BYTES + 1] __attribute__((aligned(8)));
 static uint8_t ring[RING_BYTES];
@@ -89,8 +91,18 @@ uint32_t platform_baud(uint32_t baud) {
   return 0;
 }
 
+/* As a UART does before its speed changes: until all that was sent is on the line. Whoever holds it has to read it. */
+static void drain(void) {
+  uint64_t end = host_ms() + DRAIN_MS;
+  int waiting = 0;
+  do {
+    usleep(1000);
+  } while (ioctl(STDOUT_FILENO, TIOCOUTQ, &waiting) == 0 && waiting > 0 && host_ms() < end);
+}
+
 void platform_set_baud(uint32_t baud) {
   send_out();
+  drain();
   for (size_t i = 0; i < sizeof bauds / sizeof *bauds; ++i) {
     char number = (char)('0' + i);
     if (bauds[i] == baud && write(STDERR_FILENO, &number, 1) != 1) exit(0);
