@@ -191,6 +191,11 @@ class SerialSession:
         """
         self._recover(None)
 
+    def finish(self) -> None:
+        """Take the end of the last reply, as a line that others are to talk over next is left. Raises NoAnswerError."""
+        if not self._await_ready(self._patience.ceiling_s):
+            raise NoAnswerError(f"the last reply of the board {self._board} has no end{self._what_came()}")
+
     def reopen(self) -> None:
         """Open the port again after it was closed or the board was written anew, and sync."""
         self._recover(PortGoneError("closed on purpose"))
@@ -540,7 +545,7 @@ class SerialSession:
             self._inference.add(took_s / computing.runs)
         else:
             self._round_trip.add(max(0.0, took_s - self._wire_s(len(sent) + len(raw) + len(self._received))))
-        self._await_ready()
+        self._await_ready(self._patience.quiet_s)
         refusal = next((line for line in lines if line.startswith("e-[")), None)
         if refusal is not None:
             words = refusal.removeprefix("e-[").removesuffix("]")
@@ -608,11 +613,12 @@ class SerialSession:
         starts = [*(found.start() for found in _REPLY_START.finditer(body)), len(body)]
         return next((body[start:] for start in starts if zlib.crc32(body[start:], seed) == crc), None)
 
-    def _await_ready(self) -> None:
+    def _await_ready(self, patience_s: float) -> bool:
         """Take the ``m-ready`` that ends the reply, so that it is not taken for the next one's."""
-        deadline = time.monotonic() + self._patience.quiet_s
-        while b"m-ready" not in self._received[-32:] and time.monotonic() < deadline:
+        deadline = time.monotonic() + patience_s
+        while b"m-ready\r\n" not in self._received[-32:] and time.monotonic() < deadline:
             self._received += self._port.read()
+        return b"m-ready\r\n" in self._received[-32:]
 
     def _note_restart(self, command: str) -> None:
         self.statistics.restarts += 1

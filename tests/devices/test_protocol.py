@@ -198,6 +198,17 @@ def test_sync_ends_half_a_command(fake: FakePort) -> None:
     assert fake.commands == ["name"]
 
 
+def test_the_end_of_a_reply_is_waited_for_before_others_get_the_line(fake: FakePort) -> None:
+    fake.on_line = lambda data: data.removesuffix(b"\r\n")
+    talk = session(fake)
+    talk.sync()
+    with pytest.raises(NoAnswerError, match="the last reply of the board fake has no end, what came last was .*m-ready"):
+        talk.finish()
+    fake.say(b"\r\n")
+    talk.finish()
+    assert fake.read() == b""
+
+
 def test_an_echo_is_no_part_of_the_reply(fake: FakePort) -> None:
     fake.on_line = lambda reply: b"check 1 00000000 info%" + reply
     assert session(fake).info().model_id == "abc"
