@@ -31,6 +31,8 @@ PHONE_FOLDER = "/data/local/tmp"
 """Where the shell's user may write and run programs."""
 PATIENCE_S = 30.0
 """For whatever should take no time. A phone that was started again is back within twice of it."""
+LISTING_S = 5.0
+"""For the list of phones, which the server makes without asking any of them."""
 SLOWEST_BYTES_PER_S = 250_000
 LENIENCE = 3.0
 """How much longer than expected something may take."""
@@ -369,7 +371,13 @@ class _Server:
 
     def devices(self) -> tuple[AdbDevice, ...]:
         """What ``adb devices`` lists. Raises AdbFaultError."""
-        finished = self.run(["devices", "-l"], PATIENCE_S)
+        try:
+            finished = self.run(["devices", "-l"], LISTING_S)
+        except AdbTimeoutError:
+            # So the server itself hangs; ours is replaced by the next call.
+            with self._mutex:
+                self._end_own()
+            raise
         text = finished.stdout.decode(errors="replace")
         if finished.returncode != 0 or "List of devices attached" not in text:
             raise AdbFaultError(f"adb cannot list its phones: {_end_of(finished.stderr.decode(errors='replace'))}")

@@ -134,6 +134,16 @@ def test_a_server_of_our_own_ends_with_us_and_the_users_stays(phone: FakePhone) 
     assert _servers() == users
 
 
+def test_a_server_of_our_own_that_hangs_is_replaced(phone: FakePhone) -> None:
+    with AdbPhone(phone.serial) as connected:
+        (hanging,) = _servers()
+        os.kill(hanging, signal.SIGSTOP)
+        connected.wait_until_ready()
+        assert connected.shell("echo here").output == "here\n"
+        assert len(_servers()) == 1
+        assert _servers() != [hanging]
+
+
 def test_a_killed_process_leaves_no_server(phone: FakePhone) -> None:
     code = f"from devices.adb import AdbPhone\np = AdbPhone({phone.serial!r})\nprint('on', flush=True)\ninput()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
