@@ -89,7 +89,8 @@ class EmulatedBoard(Closing):
     def serve(self, image: FirmwareImage) -> str:
         """Start QEMU with ``image`` for somebody else's tools; returns the path of its serial port, ready for use."""
         self.flash(image)
-        assert self._port is not None and self._session is not None
+        assert self._port is not None
+        assert self._session is not None
         self._session.finish()
         self._relay = PtyRelay(self._port.path)
         self._port.close()

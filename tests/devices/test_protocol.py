@@ -202,7 +202,7 @@ def test_the_end_of_a_reply_is_waited_for_before_others_get_the_line(fake: FakeP
     fake.on_line = lambda data: data.removesuffix(b"\r\n")
     talk = session(fake)
     talk.sync()
-    with pytest.raises(NoAnswerError, match="the last reply of the board fake has no end, what came last was .*m-ready"):
+    with pytest.raises(NoAnswerError, match=r"reply of the board fake has no end, what came last was .*m-ready"):
         talk.finish()
     fake.say(b"\r\n")
     talk.finish()
