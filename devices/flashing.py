@@ -479,8 +479,9 @@ def _check_names(profile: DeviceProfile, runner: str) -> None:
     assert profile.flashing is not None
     if runner not in tools():
         raise DeviceError(f"the profile {profile.name} names the runner '{runner}'; choose from {', '.join(tools())}")
-    tool, names = tools()[runner], profile.flashing.runners[runner].names.keys()
-    missing, unknown = sorted(tool.names() - names), sorted(names - tool.names() - tool.optional_names())
+    tool, names = tools()[runner], profile.flashing.runners[runner].names
+    needed = tool.names() | ({"family"} if names.get("format") == "uf2" else set())
+    missing, unknown = sorted(needed - names.keys()), sorted(names.keys() - needed - tool.optional_names())
     if missing or unknown:
         what = f"does not say {', '.join(missing)}" if missing else f"says {', '.join(unknown)}, which it does not use,"
         raise DeviceError(f"the profile {profile.name} {what} for the runner {runner}; correct its [flashing] table")

@@ -877,20 +877,29 @@ def test_profiles_say_all_that_their_tools_need(name: str, bench: Bench) -> None
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "complaint"),
+    ("device", "old", "new", "complaint"),
     [
-        ('target = "target/stm32f4x.cfg", ', "", "does not say target for the runner openocd"),
+        ("stm32f405", 'target = "target/stm32f4x.cfg", ', "", "does not say target for the runner openocd"),
+        ("rp2040", 'format = "uf2", family = "0xe48bff56"', 'format = "uf2"', "does not say family for the runner cp"),
         (
+            "stm32f405",
             'chip_id = "0x413", chip',
             'chipid = "0x413", chip',
             "says chipid, which it does not use, for the runner openocd",
         ),
-        ("[flashing.runners.pyocd]", "[flashing.runners.avrdude]", "names the runner 'avrdude'; choose from openocd"),
+        (
+            "stm32f405",
+            "[flashing.runners.pyocd]",
+            "[flashing.runners.avrdude]",
+            "names the runner 'avrdude'; choose from openocd",
+        ),
     ],
 )
-def test_a_profile_with_a_hole_or_a_slip_is_refused(old: str, new: str, complaint: str, bench: Bench) -> None:
+def test_a_profile_with_a_hole_or_a_slip_is_refused(
+    device: str, old: str, new: str, complaint: str, bench: Bench
+) -> None:
     install_everything(bench)
-    text = profile_text("stm32f405")
+    text = profile_text(device)
     assert old in text
     with pytest.raises(DeviceError, match=re.escape(complaint)):
         flasher_for(parse_profile(text.replace(old, new), "mine"))
