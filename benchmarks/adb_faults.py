@@ -24,13 +24,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from devices.adb_board import AdbBoard, PhoneOptions
 from devices.board import Measurement
 from devices.errors import DeviceError
-from devices.phone_model import phone_model
+from devices.phone.adb_board import AdbBoard, PhoneOptions
+from devices.phone.model import phone_model
 from devices.profile import load_profile
-from tests.devices.fake_adbd import FakePhone, Faults
-from tests.devices.phone_tools import OPERATORS, make_phone, set_latency, write_benchmark_model
+from tests.devices.phone.fake_adbd import FakePhone, Faults
+from tests.devices.phone.phone_tools import OPERATORS, make_phone, set_latency, write_benchmark_model
 from tinynas.output import print_json, progress
 
 KINDS = (

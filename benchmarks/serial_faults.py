@@ -25,10 +25,9 @@ from typing import Any
 from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
 from devices.firmware import build_firmware
-from devices.ports import open_port
 from devices.profile import load_profile
-from devices.protocol import Patience, SerialSession
-from tests.devices.faulty_line import BoardEnd, Faults, FaultyLine, PortEnd
+from devices.serial_line.ports import open_port
+from devices.serial_line.protocol import Patience, SerialSession
 from tests.devices.live_board import (
     LIVE_INPUT_BYTES,
     LIVE_MODEL_ID,
@@ -38,6 +37,7 @@ from tests.devices.live_board import (
     live_output,
     live_ticks,
 )
+from tests.devices.serial_line.faulty_line import BoardEnd, Faults, FaultyLine, PortEnd
 from tests.devices.toy_models import INPUT_BYTES, expected_output, write_model
 from tinynas.output import print_json, print_table, progress
 

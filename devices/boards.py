@@ -34,15 +34,15 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from devices.adb_board import AdbBoard, PhoneOptions
 from devices.board import Board
 from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
-from devices.flashing import Flasher, flasher_for, probe_number, tools
-from devices.locks import port_identity
-from devices.ports import BAUD, Levels, ResetMode, find_port
+from devices.flashing.flasher import Flasher, flasher_for, probe_number, tools
+from devices.host.locks import port_identity
+from devices.phone.adb_board import AdbBoard, PhoneOptions
 from devices.profile import DEFAULT_DEVICE, DeviceProfile, device_names, load_profile
-from devices.serial_board import SerialBoard
+from devices.serial_line.ports import BAUD, Levels, ResetMode, find_port
+from devices.serial_line.serial_board import SerialBoard
 
 DEFAULT_PHONE = "android"
 """The profile of a phone of which nothing else is said."""

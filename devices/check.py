@@ -6,16 +6,16 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from devices.adb_board import AdbBoard
 from devices.boards import BoardEntry, flasher_of, path_of_port, resolve_board
 from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
 from devices.firmware import FirmwareImage
-from devices.flashing import probe_number
-from devices.ports import port_info
+from devices.flashing.flasher import probe_number
+from devices.phone.adb_board import AdbBoard
 from devices.profile import DeviceProfile, load_profile
-from devices.protocol import ForeignFirmwareError, NoAnswerError
-from devices.serial_board import SerialBoard
+from devices.serial_line.ports import port_info
+from devices.serial_line.protocol import ForeignFirmwareError, NoAnswerError
+from devices.serial_line.serial_board import SerialBoard
 
 CLOCK_TOLERANCE = 0.02
 """Between what a board says of its clock and what its profile does: so good is an RC oscillator."""

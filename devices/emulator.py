@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from devices.board import Image, Measurement
-from devices.children import start_child
-from devices.closing import Closing
 from devices.cycle_costs import cycle_costs
 from devices.errors import DeviceError
 from devices.firmware import FirmwareImage, build_cycle_counter, firmware_of, read_symbols
-from devices.locks import board_lock
-from devices.ports import Port, open_port
+from devices.host.children import start_child
+from devices.host.closing import Closing
+from devices.host.locks import board_lock
 from devices.profile import DeviceProfile, device_names, load_profile
-from devices.protocol import SerialSession
-from devices.pty_relay import PtyRelay
+from devices.serial_line.ports import Port, open_port
+from devices.serial_line.protocol import SerialSession
+from devices.serial_line.pty_relay import PtyRelay
 
 QEMU = "qemu-system-arm"
 START_TIMEOUT_S = 20.0

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from devices.board import Image
 from devices.errors import DeviceError
+from devices.host.scratch import scratch_folder
 from devices.profile import DeviceProfile, device_names, load_profile
-from devices.scratch import scratch_folder
 
 SOURCE_DIR = Path(__file__).resolve().parent.parent / "firmware"
 CROSS = "arm-none-eabi-"

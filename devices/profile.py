@@ -62,7 +62,7 @@ class RunnerNames(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     names: dict[str, str] = {}
-    """By the placeholders of the tool's table in ``devices/flashers.toml``."""
+    """By the placeholders of the tool's table in ``devices/flashing/flashers.toml``."""
     source: str = Field(min_length=1)
 
 
@@ -76,7 +76,7 @@ class Flashing(BaseModel):
     source: str = Field(min_length=1)
     """Where the address comes from."""
     runners: dict[str, RunnerNames] = Field(min_length=1)
-    """The tools that write to it, the best first; ``devices/flashers.toml`` has a table for each."""
+    """The tools that write to it, the best first; ``devices/flashing/flashers.toml`` has a table for each."""
 
 
 class DeviceProfile(BaseModel):

@@ -12,12 +12,12 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from devices.adb_board import AdbBoard
 from devices.board import Board, Image
 from devices.emulator import QEMU, EmulatedBoard
 from devices.errors import DeviceError
 from devices.firmware import CROSS, FirmwareImage
-from devices.serial_board import SerialBoard
+from devices.phone.adb_board import AdbBoard
+from devices.serial_line.serial_board import SerialBoard
 from devices.store import Provenance
 
 PACKAGES = ("ai-edge-litert", "tensorflow", "torch", "numpy")

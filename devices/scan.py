@@ -10,13 +10,13 @@ from typing import TypeVar
 
 import tomli_w
 
-from devices.adb import AdbDevice, list_devices
 from devices.boards import DEFAULT_PHONE, UNKNOWN_PLATFORM, BoardEntry, path_of_port
 from devices.errors import DeviceError
-from devices.flashing import Probe, flasher_for, probe_number, tools
-from devices.locks import port_identity
-from devices.ports import PortInfo, list_ports
+from devices.flashing.flasher import Probe, flasher_for, probe_number, tools
+from devices.host.locks import port_identity
+from devices.phone.adb import AdbDevice, list_devices
 from devices.profile import DeviceProfile, device_names, load_profile
+from devices.serial_line.ports import PortInfo, list_ports
 
 _T = TypeVar("_T")
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from devices.board import Board, Measurement
 from devices.firmware import FirmwareImage, build_firmware
+from devices.host.scratch import scratch_folder
 from devices.profile import DeviceProfile
 from devices.provenance import provenance
-from devices.scratch import scratch_folder
 from devices.store import MeasurementStore, StoredMeasurement
 from export.atomic import write_bytes
 from export.codegen import generate

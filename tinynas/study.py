@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import tomli_w
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, field_validator
 
-from devices.closing import Closing
+from devices.host.closing import Closing
 from tinynas.constraints import Admission, InfeasibleBudgetError, Limits, Rejections
 from tinynas.errors import SearchError
 from tinynas.evaluation import AccuracyFunction, Evaluation

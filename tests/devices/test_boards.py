@@ -9,7 +9,7 @@ import pytest
 from devices.boards import BoardEntry, known_boards, open_boards, platform_of, resolve_board, select_boards
 from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
-from devices.locks import BoardBusyError
+from devices.host.locks import BoardBusyError
 from tests.devices.toy_models import need
 
 

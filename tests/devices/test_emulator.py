@@ -17,9 +17,9 @@ import serial
 from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
 from devices.firmware import FirmwareImage, build_firmware
-from devices.ports import Port, open_port
 from devices.profile import load_profile
-from devices.protocol import BoardReplyError, SerialSession
+from devices.serial_line.ports import Port, open_port
+from devices.serial_line.protocol import BoardReplyError, SerialSession
 from tests.devices.test_harness import check
 from tests.devices.toy_models import INPUT_BYTES, expected_output, write_model
 

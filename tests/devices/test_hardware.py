@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from devices.adb_board import AdbBoard
 from devices.board import Board
 from devices.boards import platform_of, resolve_board
 from devices.errors import DeviceError
 from devices.firmware import FirmwareImage, build_firmware
-from devices.locks import BoardBusyError
+from devices.host.locks import BoardBusyError
+from devices.phone.adb_board import AdbBoard
 from devices.profile import DeviceProfile, load_profile
 from tests.devices.toy_models import INPUT_BYTES, expected_output, need, write_model
 

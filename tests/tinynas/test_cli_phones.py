@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.adb_faults import private_adb
-from tests.devices.fake_adbd import FakePhone
-from tests.devices.phone_tools import BENCHMARK_MODEL, make_phone, write_benchmark_model
+from tests.devices.phone.fake_adbd import FakePhone
+from tests.devices.phone.phone_tools import BENCHMARK_MODEL, make_phone, write_benchmark_model
 from tests.devices.toy_models import need
 from tests.tinynas.conftest import Tinynas
 

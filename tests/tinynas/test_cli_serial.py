@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.serial_faults import FAULTS
-from tests.devices.faulty_line import Faults, FaultyLine, PortEnd
+from tests.devices.serial_line.faulty_line import Faults, FaultyLine, PortEnd
 from tests.devices.toy_models import need
 from tests.tinynas.conftest import finish
 

@@ -19,8 +19,8 @@ from xml.etree import ElementTree
 import pytest
 
 from devices.board import Image, Measurement, OperatorTime
-from devices.closing import Closing
 from devices.errors import DeviceError
+from devices.host.closing import Closing
 from devices.statistics import summarize
 from devices.store import MeasurementStore, Provenance
 from tests.devices.measurements import EMULATED

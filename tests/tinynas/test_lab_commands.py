@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from devices import ports, scan
-from devices.adb import AdbDevice
+from devices import scan
 from devices.boards import known_boards
-from devices.locks import board_lock
-from devices.ports import PortInfo
-from devices.scratch import PREFIX
-from tests.devices.phone_tools import make_phone, write_benchmark_model
+from devices.host.locks import board_lock
+from devices.host.scratch import PREFIX
+from devices.phone.adb import AdbDevice
+from devices.serial_line import ports
+from devices.serial_line.ports import PortInfo
+from tests.devices.phone.phone_tools import make_phone, write_benchmark_model
 from tests.devices.toy_models import need
 from tests.tinynas.conftest import Tinynas
 

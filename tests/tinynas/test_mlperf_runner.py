@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import serial
 
-from devices.closing import Closing
+from devices.host.closing import Closing
 from devices.profile import load_profile
 from tests.devices.toy_models import need
 from tests.tinynas.conftest import Tinynas

@@ -10,10 +10,10 @@ from typing import Any
 from devices.boards import known_boards, open_boards, platform_of, resolve_board
 from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
+from devices.host.scratch import scratch_folder
 from devices.measured_power import MeasuredPower, current_profile, keep_measured_power
 from devices.power_trace import inference_energy, read_power_trace
 from devices.profile import device_names, load_profile
-from devices.scratch import scratch_folder
 from devices.store import MeasurementStore, StoredMeasurement
 from export.graph import total_macs
 from export.planner import plan

@@ -14,12 +14,12 @@ from devices.boards import BoardEntry, boards_file, find_entry, known_boards, op
 from devices.check import check_board
 from devices.errors import DeviceError
 from devices.firmware import FirmwareImage
+from devices.host.scratch import scratch_folder
 from devices.lab import Outcome, share_out
 from devices.measured_power import current_profile
 from devices.profile import DeviceProfile
 from devices.scan import entries_by_port, entry_of_phone, entry_of_probe, proposals, to_toml
 from devices.scan import scan as scan_machine
-from devices.scratch import scratch_folder
 from devices.store import MeasurementStore, StoredMeasurement
 from export.synthetic import with_random_weights
 from tinynas import output

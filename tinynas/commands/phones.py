@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from devices.adb_board import AdbBoard
 from devices.board import Board, Measurement, OperatorTime
 from devices.errors import DeviceError
-from devices.phone_model import phone_model
+from devices.phone.adb_board import AdbBoard
+from devices.phone.model import phone_model
 from devices.profile import DeviceProfile
 from devices.provenance import provenance
 from devices.store import MeasurementStore, StoredMeasurement

@@ -9,10 +9,10 @@ from itertools import pairwise
 
 import pytest
 
-from devices import protocol
 from devices.errors import DeviceError
-from devices.ports import Port, PortGoneError, ResetMode
-from devices.protocol import (
+from devices.serial_line import protocol
+from devices.serial_line.ports import Port, PortGoneError, ResetMode
+from devices.serial_line.protocol import (
     BoardReplyError,
     ForeignFirmwareError,
     NoAnswerError,

@@ -23,9 +23,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from devices.children import start_child
-from devices.closing import Closing
 from devices.errors import DeviceError
+from devices.host.children import start_child
+from devices.host.closing import Closing
 
 PHONE_FOLDER = "/data/local/tmp"
 """Where the shell's user may write and run programs."""

@@ -20,7 +20,7 @@ from itertools import count
 from typing import TypeVar
 
 from devices.errors import DeviceError
-from devices.ports import BAUD, Port, PortGoneError, ResetMode
+from devices.serial_line.ports import BAUD, Port, PortGoneError, ResetMode
 
 MAX_REPLY_BYTES = 1 << 20
 BAUDS = (BAUD, 230_400, 460_800, 921_600, 1_000_000, 2_000_000)

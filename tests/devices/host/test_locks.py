@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from devices.errors import DeviceError
-from devices.locks import BoardBusyError, board_lock, lock_folder, port_identity
+from devices.host.locks import BoardBusyError, board_lock, lock_folder, port_identity
 from tests.devices.processes import run_together, start_program
 
 HOLD = """
 import sys
-from devices.locks import board_lock
+from devices.host.locks import board_lock
 with board_lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
@@ -102,7 +102,7 @@ def test_many_processes_are_never_inside_together(tmp_path: Path) -> None:
     counter = tmp_path / "counter"
     counter.write_text("0")
     program = (
-        "import sys, time; from pathlib import Path; from devices.locks import board_lock\n"
+        "import sys, time; from pathlib import Path; from devices.host.locks import board_lock\n"
         "counter = Path(sys.argv[1])\n"
         "for _ in range(20):\n"
         "    with board_lock('probe:1', wait_s=60):\n"
@@ -122,7 +122,7 @@ def test_a_lock_file_that_somebody_deletes_locks_nobody_out_for_good(locks: Path
 
 def test_a_forked_child_does_not_keep_the_lock_of_a_killed_process() -> None:
     program = (
-        "import os, signal, time; from devices.locks import board_lock\n"
+        "import os, signal, time; from devices.host.locks import board_lock\n"
         "ready, go = os.pipe()\n"
         "with board_lock('probe:1'):\n"
         "    if os.fork() == 0:\n"
@@ -208,7 +208,7 @@ def test_a_port_is_the_same_port_by_every_name(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "ttyACM0").write_text("")
     (by_id / "usb-ST_0670-if02").symlink_to("../ttyACM0")
     (tmp_path / "alias").symlink_to("by-id/usb-ST_0670-if02")
-    monkeypatch.setattr("devices.locks._BY_ID", by_id)
+    monkeypatch.setattr("devices.host.locks._BY_ID", by_id)
     names = [str(tmp_path / name) for name in ("ttyACM0", "by-id/usb-ST_0670-if02", "alias")]
     assert {port_identity(name) for name in names} == {"serial:usb-ST_0670-if02"}
 

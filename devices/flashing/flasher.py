@@ -1,6 +1,6 @@
 """Writes a firmware image to a real board with the user's own tool, and comes back only when the flash holds it.
 
-What each tool is called with is data, ``devices/flashers.toml``; what a part is called by each tool is in its profile.
+What each tool is called with is data, ``flashers.toml``; what a part is called by each tool is in its profile.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveFloat, Valid
 
 from devices.errors import DeviceError
 from devices.firmware import CROSS, INSTALL_COMPILER, FirmwareImage
-from devices.ports import find_port, list_ports
-from devices.processes import Finished, run_tool
+from devices.flashing.uf2 import PAYLOAD_BYTES, read_uf2, write_uf2
+from devices.flashing.usb import UsbDevice, usb_devices
+from devices.flashing.usb_drive import find_drive, write_to_drive
+from devices.host.processes import Finished, run_tool
+from devices.host.scratch import scratch_folder
 from devices.profile import DeviceProfile, Flashing
-from devices.scratch import scratch_folder
-from devices.uf2 import PAYLOAD_BYTES, read_uf2, write_uf2
-from devices.usb import UsbDevice, usb_devices
-from devices.usb_drive import find_drive, write_to_drive
+from devices.serial_line.ports import find_port, list_ports
 
 VERSION_TIMEOUT_S = 60.0
 """Also for listing the probes. A Python tool on a busy machine takes its time to start."""
@@ -110,7 +110,7 @@ class Adapter(_Table):
 
 
 class Tool(_Table):
-    """One table of ``devices/flashers.toml``, whose head explains the fields."""
+    """One table of ``devices/flashing/flashers.toml``, whose head explains the fields."""
 
     executables: tuple[str, ...]
     install: str
@@ -489,7 +489,7 @@ def _check_names(profile: DeviceProfile, runner: str) -> None:
 
 @cache
 def tools() -> Mapping[str, Tool]:
-    """Every tool of ``devices/flashers.toml`` by its name."""
+    """Every tool of ``devices/flashing/flashers.toml`` by its name."""
     return {name: _checked(Tool, table, name) for name, table in _data().items() if name != "advice"}
 
 
@@ -499,14 +499,14 @@ def _advices() -> tuple[_Advice, ...]:
 
 
 def _data() -> dict[str, Any]:
-    return tomllib.loads((resources.files("devices") / "flashers.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((resources.files("devices.flashing") / "flashers.toml").read_text(encoding="utf-8"))
 
 
 def _checked(model: type[T], table: object, name: str) -> T:
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        raise DeviceError(f"devices/flashers.toml is not valid, in '{name}': {error}") from error
+        raise DeviceError(f"devices/flashing/flashers.toml is not valid, in '{name}': {error}") from error
 
 
 def _fill(text: str, fields: Mapping[str, str]) -> str:

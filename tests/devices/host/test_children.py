@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from devices.children import start_child
+from devices.host.children import start_child
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 
@@ -45,7 +45,7 @@ def test_a_child_outlives_the_thread_that_asked_for_it() -> None:
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_child_ends_with_its_process(end: signal.Signals) -> None:
     program = (
-        "import time; from devices.children import start_child\n"
+        "import time; from devices.host.children import start_child\n"
         "print(start_child(['sleep', '600']).pid, flush=True)\n"
         "time.sleep(600)\n"
     )

@@ -27,17 +27,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices import flashing, ports, usb, usb_drive
 from devices.errors import DeviceError
 from devices.firmware import FirmwareImage
-from devices.flashing import Flasher, FlashError, flasher_for, tools
-from devices.processes import run_tool
+from devices.flashing import usb, usb_drive
+from devices.flashing.flasher import Flasher, FlashError, Probe, flasher_for, tools
+from devices.flashing.uf2 import read_uf2, write_uf2
+from devices.host.processes import run_tool
 from devices.profile import device_names, load_profile, parse_profile
-from devices.uf2 import read_uf2, write_uf2
-from tests.devices.test_children import alive
+from devices.serial_line import ports
+from tests.devices.host.test_children import alive
 from tests.devices.test_profile import profile_text
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = bytes(range(256)) * 20 + b"end"
 
 STAND_IN = """#!{python} -IS
@@ -741,7 +742,7 @@ def impatient(flasher: Flasher) -> Flasher:
 def test_a_tool_that_hangs_is_stopped_with_all_it_started(
     bench: Bench, image: Callable[[str], FirmwareImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("devices.processes.GRACE_S", 0.2)
+    monkeypatch.setattr("devices.host.processes.GRACE_S", 0.2)
     bench.install(
         "openocd", says("version", "Open On-Chip Debugger 0.12.0"), says("", "Info : clock speed\n", does="hang")
     )
@@ -774,7 +775,7 @@ def test_a_killed_parent_leaves_no_flasher_behind(bench: Bench, tmp_path: Path) 
 import hashlib
 from pathlib import Path
 from devices.firmware import FirmwareImage
-from devices.flashing import flasher_for
+from devices.flashing.flasher import flasher_for
 from devices.profile import load_profile
 file = Path({str(tmp_path / "firmware.bin")!r})
 digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -1254,7 +1255,7 @@ def filled(device: str, runner: str, step: int, probe_id: str, **more: str) -> l
     assert profile.flashing is not None
     tool = tools()[runner]
     flasher = Flasher(runner, probe_id, None, device, profile.flashing, tool, "")
-    fields = flasher._fields(PROGRAM, flashing.Probe(probe_id))
+    fields = flasher._fields(PROGRAM, Probe(probe_id))
     return flasher._arguments(tool.steps[step].arguments, {**fields, **more}, "99")
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from devices.scratch import PREFIX, scratch_folder
+from devices.host.scratch import PREFIX, scratch_folder
 from tests.devices.processes import run_together, start_program
 
 HOLD = """
-import sys; from pathlib import Path; from devices.scratch import scratch_folder
+import sys; from pathlib import Path; from devices.host.scratch import scratch_folder
 with scratch_folder(Path(sys.argv[1])) as folder:
     (folder / "file").write_text("x")
     print(folder, flush=True)
@@ -69,7 +69,7 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
 
 def test_many_at_once_do_not_take_each_others(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from devices.scratch import scratch_folder\n"
+        "import sys; from pathlib import Path; from devices.host.scratch import scratch_folder\n"
         "for turn in range(200):\n"
         "    with scratch_folder(Path(sys.argv[1])) as folder:\n"
         "        (folder / 'file').write_text(str(turn)); assert (folder / 'file').read_text() == str(turn)\n"

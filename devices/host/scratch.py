@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from devices.locks import try_lock
+from devices.host.locks import try_lock
 
 PREFIX = "tinynas-scratch-"
 _RANDOM_PART = "[a-z0-9_]{8}"

@@ -11,14 +11,14 @@ from statistics import median
 from typing import TypeVar
 
 from devices.board import Image, Measurement
-from devices.closing import Closing
 from devices.errors import DeviceError
 from devices.firmware import FirmwareImage, firmware_of
-from devices.flashing import Flashed, Flasher
-from devices.locks import board_lock, port_identity
-from devices.ports import BAUD, DEFAULT_LEVELS, REPLUG_S, Levels, ResetMode, await_port, open_port
+from devices.flashing.flasher import Flashed, Flasher
+from devices.host.closing import Closing
+from devices.host.locks import board_lock, port_identity
 from devices.profile import DeviceProfile
-from devices.protocol import (
+from devices.serial_line.ports import BAUD, DEFAULT_LEVELS, REPLUG_S, Levels, ResetMode, await_port, open_port
+from devices.serial_line.protocol import (
     DEFAULT_PATIENCE,
     BoardReplyError,
     ForeignFirmwareError,
@@ -55,7 +55,7 @@ class SerialBoard(Closing):
         patience: Patience = DEFAULT_PATIENCE,
         policy: RepeatPolicy = DEFAULT,
     ) -> None:
-        """Lock the board and open its port: a path, a USB serial number, or a URL; see devices.ports.find_port.
+        """Lock the board and open its port: a path, a USB serial number, or a URL; see ports.find_port.
 
         ``baud`` is the speed to change to where the board can. Raises DeviceError when the port cannot be opened, and
         BoardBusyError when somebody else uses it.

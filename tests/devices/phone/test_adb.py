@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.adb_faults import measure_with_faults, private_adb
-from devices.adb import AdbFaultError, AdbPhone, CommandFailedError, cksum, list_devices
 from devices.errors import DeviceError
-from tests.devices.fake_adbd import FakePhone, Faults
-from tests.devices.phone_tools import make_phone
+from devices.phone.adb import AdbFaultError, AdbPhone, CommandFailedError, cksum, list_devices
+from tests.devices.phone.fake_adbd import FakePhone, Faults
+from tests.devices.phone.phone_tools import make_phone
 from tests.devices.toy_models import need
 
 
@@ -145,7 +145,7 @@ def test_a_server_of_our_own_that_hangs_is_replaced(phone: FakePhone) -> None:
 
 
 def test_a_killed_process_leaves_no_server(phone: FakePhone) -> None:
-    code = f"from devices.adb import AdbPhone\np = AdbPhone({phone.serial!r})\nprint('on', flush=True)\ninput()"
+    code = f"from devices.phone.adb import AdbPhone\np = AdbPhone({phone.serial!r})\nprint('on', flush=True)\ninput()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"on\n"

@@ -20,14 +20,13 @@ from benchmarks.serial_faults import FAULTS, HASTY, LIVE_TRUTH, faulty_session, 
 from devices.emulator import EmulatedBoard
 from devices.errors import DeviceError
 from devices.firmware import FirmwareImage
-from devices.flashing import Flashed
-from devices.locks import BoardBusyError
-from devices.ports import Port, ResetMode, open_port
+from devices.flashing.flasher import Flashed
+from devices.host.locks import BoardBusyError
 from devices.profile import load_profile
-from devices.protocol import BoardReplyError, NoAnswerError, SerialSession
-from devices.serial_board import SerialBoard
+from devices.serial_line.ports import Port, ResetMode, open_port
+from devices.serial_line.protocol import BoardReplyError, NoAnswerError, SerialSession
+from devices.serial_line.serial_board import SerialBoard
 from devices.statistics import RepeatPolicy
-from tests.devices.faulty_line import Faults, FaultyLine
 from tests.devices.live_board import (
     LIVE_INPUT_BYTES,
     LIVE_MODEL_ID,
@@ -37,6 +36,7 @@ from tests.devices.live_board import (
     live_output,
     live_ticks,
 )
+from tests.devices.serial_line.faulty_line import Faults, FaultyLine
 from tests.devices.toy_models import INPUT_BYTES, expected_output
 
 F405 = load_profile("stm32f405")

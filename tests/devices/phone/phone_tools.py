@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.devices.fake_adbd import FakePhone
+from tests.devices.phone.fake_adbd import FakePhone
 
 OUTPUT_BYTES = 65
 OPERATORS = (("[conv]:0", "CONV_2D", 0.75), ("[dense, in two parts]:1", "FULLY_CONNECTED", 0.25))

@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from devices.children import start_child
 from devices.errors import DeviceError
+from devices.host.children import start_child
 
 GUARD = Path(__file__).with_name("guard.py")
 GRACE_S = 2.0

@@ -14,9 +14,18 @@ import pytest
 import serial
 from serial.tools.list_ports_common import ListPortInfo
 
-from devices import ports
 from devices.errors import DeviceError
-from devices.ports import Levels, PortGoneError, PortInfo, ResetMode, await_port, find_port, list_ports, open_port
+from devices.serial_line import ports
+from devices.serial_line.ports import (
+    Levels,
+    PortGoneError,
+    PortInfo,
+    ResetMode,
+    await_port,
+    find_port,
+    list_ports,
+    open_port,
+)
 
 
 def usb_port(path: str, number: str | None, location: str = "1-1.2") -> ListPortInfo:

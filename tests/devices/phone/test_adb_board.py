@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from benchmarks.adb_faults import private_adb
-from devices.adb import PHONE_FOLDER
-from devices.adb_board import AdbBoard, PhoneOptions
-from devices.benchmark_model import BenchmarkOutputError
 from devices.errors import DeviceError
-from devices.locks import BoardBusyError
-from devices.phone_model import phone_model
-from devices.phone_state import PhoneState, core_mask, cores_of, fast_cores, parse_state
+from devices.host.locks import BoardBusyError
+from devices.phone.adb import PHONE_FOLDER
+from devices.phone.adb_board import AdbBoard, PhoneOptions
+from devices.phone.benchmark_model import BenchmarkOutputError
+from devices.phone.model import phone_model
+from devices.phone.state import PhoneState, core_mask, cores_of, fast_cores, parse_state
 from devices.profile import load_profile
-from tests.devices.fake_adbd import FakePhone, Faults
-from tests.devices.phone_tools import BENCHMARK_MODEL, make_phone, write_benchmark_model
+from tests.devices.phone.fake_adbd import FakePhone, Faults
+from tests.devices.phone.phone_tools import BENCHMARK_MODEL, make_phone, write_benchmark_model
 from tests.devices.toy_models import need
 
 PIXEL = load_profile("pixel2")

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from devices.benchmark_model import BenchmarkOutputError, parse_report
+from devices.phone.benchmark_model import BenchmarkOutputError, parse_report
 
 WARMUP = "count=1 curr=3512391"
 NEW = "count=50 first=2990275 curr=2913402 min=2727568 max=3189954 avg=2.95034e+06 std=109798"

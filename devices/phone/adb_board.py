@@ -13,14 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from devices.adb import PATIENCE_S, PHONE_FOLDER, AdbFaultError, AdbPhone, CommandFailedError, cksum
-from devices.benchmark_model import BenchmarkOutputError, BenchmarkReport, ignored_flags, parse_report
 from devices.board import Image, Measurement
-from devices.closing import Closing
 from devices.errors import DeviceError
-from devices.locks import board_lock
-from devices.phone_model import PhoneModel
-from devices.phone_state import (
+from devices.host.closing import Closing
+from devices.host.locks import board_lock
+from devices.host.scratch import scratch_folder
+from devices.phone.adb import PATIENCE_S, PHONE_FOLDER, AdbFaultError, AdbPhone, CommandFailedError, cksum
+from devices.phone.benchmark_model import BenchmarkOutputError, BenchmarkReport, ignored_flags, parse_report
+from devices.phone.model import PhoneModel
+from devices.phone.state import (
     STATE_SCRIPT,
     PhoneState,
     core_mask,
@@ -31,7 +32,6 @@ from devices.phone_state import (
     warnings_of,
 )
 from devices.profile import DeviceProfile
-from devices.scratch import scratch_folder
 from devices.statistics import DEFAULT, RepeatPolicy, repeat_until_steady, summarize
 
 RUNS_PER_INVOCATION = 50

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from devices import usb
 from devices.errors import DeviceError
+from devices.flashing import usb
 
 POLL_S = 0.05
 SETTLE_S = 10.0

@@ -1,8 +1,8 @@
 """Runs a command and ends it, with all it started, when the process that asked for it ends.
 
 ``python -I -S guard.py COMMAND ARGUMENT…``, started as the leader of a process group of its own by
-``devices.children.start_child``. The kernel tells the guard that its parent ended, however that happened. A tool behind
-a wrapper script could not be reached that way, because the kernel tells children and not grandchildren.
+``devices.host.children.start_child``. The kernel tells the guard that its parent ended, however that happened. A tool
+behind a wrapper script could not be reached that way, because the kernel tells children and not grandchildren.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from devices.pty_relay import PtyRelay
+from devices.serial_line.pty_relay import PtyRelay
 
 PATIENCE_S = 30.0
 

@@ -1,0 +1,1 @@
+"""This machine: processes that end with ours, folders that go away, locks, nothing left behind."""

@@ -1,0 +1,1 @@
+"""Phones, over the user's own adb and TensorFlow Lite's benchmark_model."""
