@@ -80,7 +80,7 @@ def kernel_of(graph: Graph, operator: Operator, instruction_set: InstructionSet)
     return next(
         kernel
         for kernel in candidate_kernels(operator.kind, instruction_set)
-        if kernel.fits(graph, operator) and (not has_data or kernel.accepts(graph, operator))
+        if kernel.fits(graph, operator) and (kernel.accepts if has_data else kernel.expects)(graph, operator)
     )
 
 

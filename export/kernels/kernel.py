@@ -39,6 +39,8 @@ class Kernel:
     """Bytes of each constant array in ``fields``, in order; needs no data."""
     accepts: Callable[[Graph, Operator], bool] = _always
     """Whether the layer's values allow it too; asked only when the constants have data."""
+    expects: Callable[[Graph, Operator], bool] = _always
+    """Whether it is likely to accept the values that the layer will have; asked only when its constants have none."""
     row_pointers: bool = False
     """It is called with pointers to rows although its layer is windowed: a pointwise convolution."""
     planes: bool = False

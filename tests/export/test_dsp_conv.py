@@ -11,6 +11,7 @@ from graph_builder import GraphBuilder
 
 from export import numerics
 from export.graph import Activation, Graph, Operator, Quantization
+from export.kernels import kernel_of
 from export.kernels.dsp_conv import (
     CONV_DSP,
     Runs,
@@ -22,6 +23,7 @@ from export.kernels.dsp_conv import (
 from export.kernels.dsp_rounding import SHIFT, Rounding, one_rounding, rounding_of, two_roundings_of
 from export.kernels.generic import folded_weights
 from export.numerics import Requantization
+from export.synthetic import with_random_weights
 
 RUNS = [Runs(1, 16), Runs(3, 9), Runs(10, 4), Runs(9, 3), Runs(4, 7), Runs(1, 1), Runs(5, 2)]
 
@@ -239,6 +241,23 @@ def test_values_that_the_kernel_leaves_to_others() -> None:
     assert not CONV_DSP.accepts(_with(large, bias, data=np.full(4, 1 << 23, np.int32)), operator)
     enlarging = Quantization((graph.tensors[operator.outputs[0]].quantization.scale / 1e5,), (0,))  # type: ignore[union-attr]
     assert not CONV_DSP.accepts(_with(graph, operator.outputs[0], quantization=enlarging), operator)
+
+
+@pytest.mark.parametrize("input_channels", [200, 224])
+def test_what_a_candidate_is_taken_to_run_on_is_what_normal_weights_run_on(input_channels: int) -> None:
+    """1,800 and 2,016 taps: at the edge of what sums of 32 bits can take."""
+    builder = GraphBuilder((1, 4, 4, 8))
+    first = builder.conv(builder.input, input_channels, activation=Activation.RELU)
+    graph = builder.finish(builder.conv(first, 64, kernel=(3, 3), activation=Activation.RELU))
+    candidate = graph
+    for operator in graph.operators:
+        candidate = _with(_with(candidate, operator.inputs[1], data=None), operator.inputs[2], data=None)
+    expected = kernel_of(candidate, operator, "dsp")
+    assert expected.name == ("tn_conv_dsp_s8" if input_channels == 200 else "tn_conv_generic_s8")
+    accepted = [
+        kernel_of(with_random_weights(candidate, seed), operator, "dsp").name == expected.name for seed in range(10)
+    ]
+    assert sum(accepted) >= 8
 
 
 @pytest.mark.parametrize(
