@@ -3,7 +3,7 @@
 The kernels' work does not depend on the values but for where outputs are clamped and rounded, and for how far sums can
 get. In the first, a range that ends where the activation does, as a converter chooses it, makes the cycles those of the
 trained network; in the second, weights that are normal in every channel, as those of trained networks are: their mean
-size over the largest agrees within a tenth in nearly every layer of MLPerf Tiny's convolutional models.
+size over the largest agrees within a fifth in nearly every layer of MLPerf Tiny's convolutional models.
 """
 
 from __future__ import annotations
