@@ -89,11 +89,10 @@ class EmulatedBoard(Closing):
     def serve(self, image: FirmwareImage) -> str:
         """Start QEMU with ``image`` for somebody else's tools; returns the path of its serial port, ready for use."""
         self.flash(image)
-        assert self._port is not None
-        assert self._session is not None
-        self._session.finish()
-        self._relay = PtyRelay(self._port.path)
-        self._port.close()
+        session, _ = self._running()
+        session.finish()
+        self._relay = PtyRelay(session.port.path)
+        session.port.close()
         self._port = self._session = None
         return self._relay.path
 

@@ -107,6 +107,12 @@ class Window:
     padding: tuple[int, int] = (0, 0)
     """Rows above and columns left; what lies below and right follows from the output's shape."""
 
+    def taps_inside(self, axis: int, input_size: int, output_size: int) -> npt.NDArray[np.bool_]:
+        """Which taps of which window along an axis (0: rows) read the input: [output, tap]; the others read padding."""
+        taps = np.arange(self.kernel[axis]) * self.dilation[axis]
+        positions = np.arange(output_size)[:, np.newaxis] * self.stride[axis] - self.padding[axis] + taps
+        return np.asarray((positions >= 0) & (positions < input_size))
+
 
 @dataclass(frozen=True, slots=True)
 class Operator:

@@ -104,10 +104,5 @@ def _inside(tensors: Sequence[Tensor], operator: Operator) -> float:
     window = operator.window
     if window is None:
         return 1.0
-    share = 1.0
-    for axis in (0, 1):
-        size = tensors[operator.inputs[0]].shape[1 + axis]
-        starts = np.arange(tensors[operator.outputs[0]].shape[1 + axis]) * window.stride[axis] - window.padding[axis]
-        taps = starts[:, None] + np.arange(window.kernel[axis]) * window.dilation[axis]
-        share *= float(np.mean((taps >= 0) & (taps < size)))
-    return share
+    source, target = tensors[operator.inputs[0]].shape, tensors[operator.outputs[0]].shape
+    return math.prod(float(window.taps_inside(axis, source[axis + 1], target[axis + 1]).mean()) for axis in (0, 1))

@@ -157,17 +157,17 @@ class _Layer:
 
     def rows_inside(self) -> list[int]:
         """For each output row, how many of its window's rows lie inside of the input."""
-        window = self.operator.window
-        assert window is not None
-        return _inside(self.target[0], self.source[0], window.kernel[0], window.stride[0], window.dilation[0],
-                       window.padding[0])  # fmt: skip
+        return self._inside(0)
 
     def columns_inside(self) -> list[int]:
         """For each output column, how many of its window's columns lie inside of the input."""
+        return self._inside(1)
+
+    def _inside(self, axis: int) -> list[int]:
         window = self.operator.window
         assert window is not None
-        return _inside(self.target[1], self.source[1], window.kernel[1], window.stride[1], window.dilation[1],
-                       window.padding[1])  # fmt: skip
+        inside = window.taps_inside(axis, self.source[axis], self.target[axis])
+        return [int(taps) for taps in inside.sum(axis=1)]
 
     def clamped_words(self) -> float:
         """Words of the output, where its clamps are narrower than int8."""
@@ -182,14 +182,6 @@ def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) == 4:
         return shape[1], shape[2], shape[3]
     return 1, math.prod(shape[:-1]), shape[-1]
-
-
-def _inside(outputs: int, size: int, kernel: int, stride: int, dilation: int, padding: int) -> list[int]:
-    found = []
-    for output in range(outputs):
-        first = output * stride - padding
-        found.append(sum(0 <= first + tap * dilation < size for tap in range(kernel)))
-    return found
 
 
 # --- dense convolutions -----------------------------------------------------------------------------------------------

@@ -148,12 +148,12 @@ class Tool(_Table):
             return ""
         return next((path for name in self.executables if (path := shutil.which(name)) is not None), None)
 
-    def names(self) -> frozenset[str]:
-        """What a profile has to say about a part for this tool."""
+    def names(self, said: Mapping[str, str]) -> frozenset[str]:
+        """What a profile that says ``said`` about a part for this tool has to say."""
         needed = {name for step in self.steps for name in _placeholders(step.arguments)}
         needed -= {"address", "size", "file", "copy", "probe", "port"}
         needed |= {"adapter"} if self.adapters else set()
-        needed |= {"family"} if self.format == "uf2" else set()
+        needed |= {"family"} if (self.format or said.get("format")) == "uf2" else set()
         needed |= {"label", "marker", "format"} if self.probe == "drive" else set()
         return frozenset(needed)
 
@@ -480,7 +480,7 @@ def _check_names(profile: DeviceProfile, runner: str) -> None:
     if runner not in tools():
         raise DeviceError(f"the profile {profile.name} names the runner '{runner}'; choose from {', '.join(tools())}")
     tool, names = tools()[runner], profile.flashing.runners[runner].names
-    needed = tool.names() | ({"family"} if names.get("format") == "uf2" else set())
+    needed = tool.names(names)
     missing, unknown = sorted(needed - names.keys()), sorted(names.keys() - needed - tool.optional_names())
     if missing or unknown:
         what = f"does not say {', '.join(missing)}" if missing else f"says {', '.join(unknown)}, which it does not use,"

@@ -371,13 +371,14 @@ class _Server:
 
     def devices(self) -> tuple[AdbDevice, ...]:
         """What ``adb devices`` lists. Raises AdbFaultError."""
+        command = ["devices", "-l"]
         try:
-            finished = self.run(["devices", "-l"], LISTING_S)
+            finished = self.run(command, LISTING_S)
         except AdbTimeoutError:
-            # So the server itself hangs; ours is replaced by the next call.
+            # So the server itself hangs, or this machine is very busy: ours is replaced, the user's gets its time.
             with self._mutex:
                 self._end_own()
-            raise
+            finished = self.run(command, PATIENCE_S)
         text = finished.stdout.decode(errors="replace")
         if finished.returncode != 0 or "List of devices attached" not in text:
             raise AdbFaultError(f"adb cannot list its phones: {_end_of(finished.stderr.decode(errors='replace'))}")

@@ -614,11 +614,13 @@ class SerialSession:
         return next((body[start:] for start in starts if zlib.crc32(body[start:], seed) == crc), None)
 
     def _await_ready(self, patience_s: float) -> bool:
-        """Take the ``m-ready`` that ends the reply, so that it is not taken for the next one's."""
+        """Take the ``m-ready`` that ends the reply, so that it is not taken for the next one's; false if none comes."""
         deadline = time.monotonic() + patience_s
-        while b"m-ready\r\n" not in self._received[-32:] and time.monotonic() < deadline:
+        while b"m-ready\r\n" not in self._received[-32:]:
+            if time.monotonic() >= deadline:
+                return False
             self._received += self._port.read()
-        return b"m-ready\r\n" in self._received[-32:]
+        return True
 
     def _note_restart(self, command: str) -> None:
         self.statistics.restarts += 1

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export import numerics
-from export.graph import DType, Graph, Operator, OpKind, Tensor, Window
+from export.graph import DType, Graph, Operator, OpKind, Tensor
 from export.numerics import INT8_MAX, INT8_MIN, quantization_of
 from export.optimize.edit import clamps
 
@@ -64,20 +64,12 @@ def weighted_rows(operator: Operator, weights: Tensor, channels: int) -> npt.NDA
     return data
 
 
-def taps_inside(window: Window, axis: int, input_size: int, output_size: int) -> BoolArray:
-    """The different ways in which a window meets the borders of one axis: [way, tap], true where it reads the input."""
-    taps = np.arange(window.kernel[axis]) * window.dilation[axis]
-    starts = np.arange(output_size) * window.stride[axis] - window.padding[axis]
-    positions = starts[:, np.newaxis] + taps
-    return np.unique((positions >= 0) & (positions < input_size), axis=0)
-
-
 def reads_padding(graph: Graph, operator: Operator) -> bool:
     """Whether any tap of a windowed operator ever lies outside of its input."""
     if operator.window is None:
         return False
     source, target = graph.input_tensors(operator)[0].shape, graph.output_tensor(operator).shape
-    return not all(taps_inside(operator.window, axis, source[axis + 1], target[axis + 1]).all() for axis in (0, 1))
+    return not all(operator.window.taps_inside(axis, source[axis + 1], target[axis + 1]).all() for axis in (0, 1))
 
 
 def _anything(tensor: Tensor) -> Interval:
@@ -167,8 +159,8 @@ def _window_forms(graph: Graph, operator: Operator, kernel: tuple[int, ...]) -> 
     if window is None:
         return [(np.ones(kernel[0], np.bool_), np.ones(kernel[1], np.bool_))]
     source, target = graph.input_tensors(operator)[0].shape, graph.output_tensor(operator).shape
-    rows, columns = (taps_inside(window, axis, source[axis + 1], target[axis + 1]) for axis in (0, 1))
-    return list(product(rows, columns))
+    inside = (window.taps_inside(axis, source[axis + 1], target[axis + 1]) for axis in (0, 1))
+    return list(product(*(np.unique(taps, axis=0) for taps in inside)))
 
 
 def _requantized_sums(graph: Graph, operator: Operator, least: IntArray, largest: IntArray) -> Interval:
