@@ -165,6 +165,7 @@ class SerialSession:
         self._reset = reset
         self._received = bytearray()
         self._readies = 0  # that come before the reply's own
+        self._late_readies = 0  # that end the last reply and may still be on the way
         # A number that no host before this one used, whose replies may still be on the way.
         self._sequence = 10_000_000 + secrets.randbelow(400_000_000)
         self._round_trip = _RoundTrip()
@@ -193,7 +194,8 @@ class SerialSession:
 
     def finish(self) -> None:
         """Take the end of the last reply, as a line that others are to talk over next is left. Raises NoAnswerError."""
-        if not self._await_ready(self._patience.ceiling_s):
+        self._await_ready(self._patience.ceiling_s)
+        if self._late_readies:
             raise NoAnswerError(f"the last reply of the board {self._board} has no end{self._what_came()}")
 
     def reopen(self) -> None:
@@ -535,7 +537,7 @@ class SerialSession:
         sent = prefix + f"check {self._sequence} {zlib.crc32(text.encode()):08x} {command}%".encode("ascii")
         begun = time.monotonic()
         self._received.clear()
-        self._readies = len(prefix)
+        self._readies, self._late_readies = len(prefix) + self._late_readies, 0
         self._port.write(sent)
         self._raw_bytes = len(raw)
         lines = self._await_reply(command, len(sent), raw, computing)
@@ -613,14 +615,12 @@ class SerialSession:
         starts = [*(found.start() for found in _REPLY_START.finditer(body)), len(body)]
         return next((body[start:] for start in starts if zlib.crc32(body[start:], seed) == crc), None)
 
-    def _await_ready(self, patience_s: float) -> bool:
-        """Take the ``m-ready`` that ends the reply, so that it is not taken for the next one's; false if none comes."""
+    def _await_ready(self, patience_s: float) -> None:
+        """Take the ``m-ready`` that ends the reply, or note that it is late, so that it is not taken for the next's."""
         deadline = time.monotonic() + patience_s
-        while b"m-ready\r\n" not in self._received[-32:]:
-            if time.monotonic() >= deadline:
-                return False
+        while (is_late := b"m-ready\r\n" not in self._received[-32:]) and time.monotonic() < deadline:
             self._received += self._port.read()
-        return True
+        self._late_readies = int(is_late)
 
     def _note_restart(self, command: str) -> None:
         self.statistics.restarts += 1

@@ -108,6 +108,7 @@ class SerialBoard(Closing):
         image = self._running()
         if not inputs or (runs is not None and runs < 1):
             raise DeviceError("there is nothing to measure: give at least one input and one run")
+        before = self._session.statistics.repetitions
         clock_hz = self._keep_model(self._session.info).ticks_per_second
         together = self._runs_per_sample(inputs[0], clock_hz)
         latencies: tuple[float, ...]
@@ -133,7 +134,7 @@ class SerialBoard(Closing):
             runs=count,
             clock_hz=clock_hz,
             latencies_ms=latencies,
-            conditions=self._conditions(),
+            conditions=self._conditions(before),
         )
 
     def outputs(self, inputs: Sequence[bytes]) -> list[bytes]:
@@ -206,12 +207,12 @@ class SerialBoard(Closing):
         finally:
             self._port.close()
 
-    def _conditions(self) -> dict[str, str]:
+    def _conditions(self, repetitions_before: int) -> dict[str, str]:
         memory = self._keep_model(self._session.memory)
         conditions = {
             "port": self._port.path,
             "baud": str(self._port.baud),
-            "repetitions": str(self._session.statistics.repetitions),
+            "repetitions": str(self._session.statistics.repetitions - repetitions_before),
             "stack_used_bytes": str(memory.stack_used),
             "stack_bytes": str(memory.stack),
         }

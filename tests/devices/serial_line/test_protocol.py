@@ -185,6 +185,34 @@ def test_all_is_well(fake: FakePort) -> None:
     assert talk.statistics.repetitions == 0
 
 
+def test_a_late_end_of_one_reply_is_not_the_next_ones(fake: FakePort, clock: Clock) -> None:
+    """It comes ahead of the next reply, with more time between the two than there is within a reply."""
+    held: list[tuple[float, bytes]] = []
+
+    def linger(reply: bytes) -> bytes:
+        if b"m-load-done" in reply:
+            return reply.removesuffix(b"m-ready\r\n")
+        if b"m-infer-done" in reply:
+            held.append((clock.now + 3 * Patience().quiet_s, reply))
+            return b"m-ready\r\n"
+        return reply
+
+    read = fake.read
+
+    def read_late() -> bytes:
+        if held and clock.now >= held[0][0]:
+            fake.say(held.pop()[1])
+        return read()
+
+    fake.on_line = linger
+    fake.read = read_late  # type: ignore[method-assign]
+    talk = session(fake)
+    talk.sync()
+    assert talk.run(DATA) == bytes([1, 2])
+    assert talk.statistics.repetitions == 0
+    assert fake.commands.count("infer 1 0") == 1
+
+
 def test_sync_skips_what_a_booting_board_says(fake: FakePort) -> None:
     fake.say(b"\xff\x00garbage\r\n" + BANNER)
     talk = session(fake)

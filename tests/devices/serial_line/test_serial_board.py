@@ -318,6 +318,7 @@ def test_inputs_are_timed_until_the_median_is_known(bench: Bench, live_image: Fi
     patience = replace(HASTY, first_s=20.0, floor_s=20.0, ceiling_s=20.0)
     board = bench.board(policy=RepeatPolicy(at_least=5, at_most=9, half_width=1e-9), patience=patience)
     board.flash(live_image)
+    board.session.restart()  # what came before is no repetition of what is measured
     measured = board.measure(LIVE_INPUTS)
     together = -(-5_000_000 // live_ticks(LIVE_INPUTS[0]))  # 50 ms at 100 MHz
     assert measured.runs == 9 * together
@@ -365,11 +366,13 @@ def test_faults_change_no_measurement(bench: Bench, live_image: FirmwareImage) -
     board = bench.board()
     board.flash(live_image)
     for data in 10 * LIVE_INPUTS:
+        before = board.session.statistics.repetitions
         measured = board.measure([data], 3)
         assert set(measured.latencies_ms) == {live_ticks(data) / 1e5}
         assert measured.layer_cycles == live_layer_ticks(data)
+        assert int(measured.conditions["repetitions"]) == board.session.statistics.repetitions - before
     assert sum(line.injected.values()) > 20
-    assert int(measured.conditions["repetitions"]) > 0
+    assert board.session.statistics.repetitions > 0
 
 
 def test_a_board_is_for_one_user_by_whatever_path(bench: Bench, tmp_path: Path) -> None:
