@@ -147,12 +147,14 @@ def test_a_price_moves_the_distribution_to_what_is_cheaper(cost, supernet, layou
     assert taught.expected(distribution)[cost] < 0.8 * before[cost]
 
 
-def test_a_target_draws_the_distribution_from_both_sides(supernet, layout, tables):
+def test_a_target_draws_the_distribution_from_both_sides(supernet, layout, tables, monkeypatch):
+    """Where accuracy prefers neither: what small shared weights prefer hangs on how the processor rounds."""
     taught = learner(supernet, layout, tables)
+    monkeypatch.setattr(taught, "cross_entropy", lambda distribution: torch.zeros(()))
     for target in (EVERY[len(EVERY) // 4], EVERY[-len(EVERY) // 4]):
         distribution = Distribution(layout)
         taught.learn(distribution, 60, limits={"latency_ms": target}, targets=["latency_ms"])
-        assert taught.expected(distribution)["latency_ms"] == pytest.approx(target, rel=0.2)
+        assert taught.expected(distribution)["latency_ms"] == pytest.approx(target, rel=0.05)
 
 
 def test_hardening_finds_the_most_probable_architecture_within_the_budget(layout, tables):
