@@ -365,14 +365,16 @@ def test_faults_change_no_measurement(bench: Bench, live_image: FirmwareImage) -
     line = bench.plug(FAULTS)
     board = bench.board()
     board.flash(live_image)
+    repeated = []
     for data in 10 * LIVE_INPUTS:
         before = board.session.statistics.repetitions
         measured = board.measure([data], 3)
         assert set(measured.latencies_ms) == {live_ticks(data) / 1e5}
         assert measured.layer_cycles == live_layer_ticks(data)
-        assert int(measured.conditions["repetitions"]) == board.session.statistics.repetitions - before
+        repeated.append(int(measured.conditions["repetitions"]))
+        assert repeated[-1] == board.session.statistics.repetitions - before
     assert sum(line.injected.values()) > 20
-    assert board.session.statistics.repetitions > 0
+    assert sum(repeated) > 0
 
 
 def test_a_board_is_for_one_user_by_whatever_path(bench: Bench, tmp_path: Path) -> None:
